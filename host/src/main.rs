@@ -1,0 +1,3 @@
+//! The command line: see `qeff_host::cli`.
+
+fn main() {}
