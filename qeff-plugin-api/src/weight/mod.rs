@@ -1,0 +1,281 @@
+//! Weight expressions: what a weight is made of, never its bytes.
+//!
+//! A [`WeightExpr`] is a tree over checkpoint tensors and generated tables. Layout differences between checkpoints (fused
+//! projections, `[in, out]` storage, rotary row order) are steps of the tree, so no graph operator carries a layout flag
+//! and no pass has to know one. The evaluator lives in `qeff-core`, which streams it tile by tile; this module only knows
+//! shapes and algebra.
+
+mod rope;
+mod simplify;
+mod text;
+
+pub use rope::{RopeKind, RopePart, RopeTable};
+pub use text::ParseWeightError;
+
+use std::ops::Range;
+
+use crate::TensorIndex;
+
+/// An expression over stored tensors; see the module documentation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WeightExpr {
+    /// A stored tensor, converted to the type its user wants.
+    Tensor(String),
+    /// One value everywhere.
+    Fill {
+        /// The value.
+        value: f32,
+        /// Shape of the result.
+        shape: Vec<u64>,
+    },
+    /// Half of a rotary table, `[positions, width / 2]`.
+    Rope(RopeTable),
+    /// Axes reordered: axis `i` of the result is axis `perm[i]` of the operand.
+    Transpose {
+        /// The operand.
+        of: Box<WeightExpr>,
+        /// A permutation of the axes.
+        perm: Vec<usize>,
+    },
+    /// `axis` seen as `groups × width`; columns `columns` of every group are kept and flattened again.
+    ///
+    /// One group is a slice; width 2 and columns `0..1` are the even rows.
+    Take {
+        /// The operand.
+        of: Box<WeightExpr>,
+        /// The axis that is regrouped.
+        axis: usize,
+        /// Number of groups along the axis.
+        groups: u64,
+        /// Elements of a group; `groups · width` is the length of the axis.
+        width: u64,
+        /// What is kept of each group.
+        columns: Range<u64>,
+    },
+    /// The same elements in row-major order under another shape.
+    Reshape {
+        /// The operand.
+        of: Box<WeightExpr>,
+        /// The new shape, of as many elements.
+        shape: Vec<u64>,
+    },
+    /// Operands one after the other along an existing axis.
+    Concat {
+        /// The axis, counted from 0.
+        axis: usize,
+        /// At least one operand.
+        parts: Vec<WeightExpr>,
+    },
+    /// Operands of one shape along a new axis.
+    Stack {
+        /// Position of the new axis.
+        axis: usize,
+        /// At least one operand.
+        parts: Vec<WeightExpr>,
+    },
+    /// `axis` seen as `groups` equal blocks, each written `times` times in a row (kv-head replication).
+    Repeat {
+        /// The operand.
+        of: Box<WeightExpr>,
+        /// The axis that grows.
+        axis: usize,
+        /// Number of blocks.
+        groups: u64,
+        /// How often each block appears.
+        times: u64,
+    },
+    /// `scale · x + offset`, element by element (the `+1` of some norms, folded multipliers).
+    Affine {
+        /// The operand.
+        of: Box<WeightExpr>,
+        /// Factor.
+        scale: f32,
+        /// Summand.
+        offset: f32,
+    },
+}
+
+/// Why an expression has no shape.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WeightError {
+    /// The checkpoint has no such tensor.
+    #[error("the checkpoint has no tensor `{0}`")]
+    Missing(String),
+    /// A step does not fit its operand.
+    #[error("{step} does not fit an operand of shape {shape:?}: {why}")]
+    Misfit {
+        /// The step as text.
+        step: String,
+        /// Shape of the operand.
+        shape: Vec<u64>,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl WeightExpr {
+    /// The stored tensor `name`.
+    pub fn tensor(name: impl Into<String>) -> Self {
+        WeightExpr::Tensor(name.into())
+    }
+
+    /// `[a, b] → [b, a]`.
+    pub fn transposed(self) -> Self {
+        WeightExpr::Transpose { of: Box::new(self), perm: vec![1, 0] }
+    }
+
+    /// See [`WeightExpr::Take`].
+    pub fn take(self, axis: usize, groups: u64, width: u64, columns: Range<u64>) -> Self {
+        WeightExpr::Take { of: Box::new(self), axis, groups, width, columns }
+    }
+
+    /// See [`WeightExpr::Reshape`].
+    pub fn reshape(self, shape: impl Into<Vec<u64>>) -> Self {
+        WeightExpr::Reshape { of: Box::new(self), shape: shape.into() }
+    }
+
+    /// See [`WeightExpr::Repeat`].
+    pub fn repeat(self, axis: usize, groups: u64, times: u64) -> Self {
+        WeightExpr::Repeat { of: Box::new(self), axis, groups, times }
+    }
+
+    /// See [`WeightExpr::Affine`].
+    pub fn affine(self, scale: f32, offset: f32) -> Self {
+        WeightExpr::Affine { of: Box::new(self), scale, offset }
+    }
+
+    /// The operands of the outermost step.
+    pub fn operands(&self) -> &[WeightExpr] {
+        match self {
+            WeightExpr::Tensor(_) | WeightExpr::Fill { .. } | WeightExpr::Rope(_) => &[],
+            WeightExpr::Transpose { of, .. }
+            | WeightExpr::Take { of, .. }
+            | WeightExpr::Reshape { of, .. }
+            | WeightExpr::Repeat { of, .. }
+            | WeightExpr::Affine { of, .. } => std::slice::from_ref(of),
+            WeightExpr::Concat { parts, .. } | WeightExpr::Stack { parts, .. } => parts,
+        }
+    }
+
+    /// The operands of the outermost step, to be edited in place.
+    pub fn operands_mut(&mut self) -> &mut [WeightExpr] {
+        match self {
+            WeightExpr::Tensor(_) | WeightExpr::Fill { .. } | WeightExpr::Rope(_) => &mut [],
+            WeightExpr::Transpose { of, .. }
+            | WeightExpr::Take { of, .. }
+            | WeightExpr::Reshape { of, .. }
+            | WeightExpr::Repeat { of, .. }
+            | WeightExpr::Affine { of, .. } => std::slice::from_mut(of),
+            WeightExpr::Concat { parts, .. } | WeightExpr::Stack { parts, .. } => parts,
+        }
+    }
+
+    /// Calls `visit` with the name of every stored tensor the expression reads.
+    pub fn for_each_source<'a>(&'a self, visit: &mut impl FnMut(&'a str)) {
+        if let WeightExpr::Tensor(name) = self {
+            visit(name);
+        }
+        for operand in self.operands() {
+            operand.for_each_source(visit);
+        }
+    }
+
+    /// Shape of the result.
+    ///
+    /// # Errors
+    /// [`WeightError::Missing`] for a tensor that `index` lacks, [`WeightError::Misfit`] for a step that does not fit.
+    pub fn shape(&self, index: &TensorIndex) -> Result<Vec<u64>, WeightError> {
+        let misfit =
+            |shape: &[u64], why: String| WeightError::Misfit { step: self.step_text(), shape: shape.to_vec(), why };
+        match self {
+            WeightExpr::Tensor(name) => {
+                index.get(name).map(|info| info.shape.clone()).ok_or_else(|| WeightError::Missing(name.clone()))
+            }
+            WeightExpr::Fill { shape, .. } => Ok(shape.clone()),
+            WeightExpr::Rope(table) => Ok(vec![table.positions, table.width / 2]),
+            WeightExpr::Transpose { of, perm } => {
+                let shape = of.shape(index)?;
+                let mut seen = vec![false; shape.len()];
+                let valid = perm.len() == shape.len()
+                    && perm.iter().all(|&p| seen.get_mut(p).is_some_and(|s| !std::mem::replace(s, true)));
+                if !valid {
+                    return Err(misfit(&shape, format!("{perm:?} is no permutation of its axes")));
+                }
+                Ok(perm.iter().map(|&p| shape[p]).collect())
+            }
+            WeightExpr::Take { of, axis, groups, width, columns } => {
+                let mut shape = of.shape(index)?;
+                match shape.get_mut(*axis) {
+                    Some(len)
+                        if groups.checked_mul(*width) == Some(*len)
+                            && columns.start < columns.end
+                            && columns.end <= *width =>
+                    {
+                        *len = groups * (columns.end - columns.start);
+                        Ok(shape)
+                    }
+                    Some(_) => Err(misfit(
+                        &shape,
+                        format!("axis {axis} is not {groups} groups of {width}, or {columns:?} is not inside a group"),
+                    )),
+                    None => Err(misfit(&shape, format!("it has no axis {axis}"))),
+                }
+            }
+            WeightExpr::Reshape { of, shape } => {
+                let from = of.shape(index)?;
+                match (element_count(&from), element_count(shape)) {
+                    (Some(a), Some(b)) if a == b => Ok(shape.clone()),
+                    _ => Err(misfit(&from, format!("{shape:?} has another number of elements"))),
+                }
+            }
+            WeightExpr::Concat { axis, parts } => {
+                let mut shapes = parts.iter().map(|p| p.shape(index));
+                let mut total = shapes.next().ok_or_else(|| misfit(&[], "it has no operands".into()))??;
+                if *axis >= total.len() {
+                    return Err(misfit(&total, format!("it has no axis {axis}")));
+                }
+                for shape in shapes {
+                    let shape = shape?;
+                    let fits =
+                        shape.len() == total.len() && (0..shape.len()).all(|i| i == *axis || shape[i] == total[i]);
+                    match total[*axis].checked_add(*shape.get(*axis).unwrap_or(&0)) {
+                        Some(sum) if fits => total[*axis] = sum,
+                        _ => return Err(misfit(&shape, format!("the operands before it have shape {total:?}"))),
+                    }
+                }
+                Ok(total)
+            }
+            WeightExpr::Stack { axis, parts } => {
+                let mut shapes = parts.iter().map(|p| p.shape(index));
+                let mut shape = shapes.next().ok_or_else(|| misfit(&[], "it has no operands".into()))??;
+                for other in shapes {
+                    let other = other?;
+                    if other != shape {
+                        return Err(misfit(&other, format!("the first operand has shape {shape:?}")));
+                    }
+                }
+                if *axis > shape.len() {
+                    return Err(misfit(&shape, format!("it has no place for axis {axis}")));
+                }
+                shape.insert(*axis, parts.len() as u64);
+                Ok(shape)
+            }
+            WeightExpr::Repeat { of, axis, groups, times } => {
+                let mut shape = of.shape(index)?;
+                match shape.get(*axis).and_then(|len| len.checked_mul(*times)) {
+                    Some(len) if *groups > 0 && *times > 0 && shape[*axis] % groups == 0 => {
+                        shape[*axis] = len;
+                        Ok(shape)
+                    }
+                    _ => Err(misfit(&shape, format!("axis {axis} does not split into {groups} blocks"))),
+                }
+            }
+            WeightExpr::Affine { of, .. } => of.shape(index),
+        }
+    }
+}
+
+/// Product of the dimensions, `None` if it overflows.
+pub fn element_count(shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |count, &dim| count.checked_mul(dim))
+}
