@@ -1,1 +1,74 @@
-//! The gpt2 family.
+//! The gpt2 family: GPT2LMHeadModel.
+//!
+//! Learned positions, layer norms, and projections stored `[in, out]` with query, key and value side by side.
+
+mod config;
+
+use config::Decoder;
+use qeff_plugin_api::blocks::linear::Rows;
+use qeff_plugin_api::blocks::{Attn, Bias, Linear, attention, embed, linear, lm, mlp};
+use qeff_plugin_api::build::{GraphBuilder, Kv, Scope, Slot, Value};
+use qeff_plugin_api::graph::{Embedding, Model, NegativeIds, PositionLimit, Task};
+use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
+
+/// The family.
+pub struct Gpt2;
+
+qeff_plugin_api::register!(architecture: Gpt2);
+
+impl Architecture for Gpt2 {
+    fn names(&self) -> &'static [&'static str] {
+        &["GPT2LMHeadModel"]
+    }
+
+    fn describe(&self, request: &Request) -> Result<Model, PluginError> {
+        let c = Decoder::read(&request.config)?;
+        // The hub's own files are saved from the base model, without `transformer.`.
+        let g = GraphBuilder::new("main", &request.tensors).base_prefix("transformer");
+        decoder(&g, &c);
+        Ok(Model {
+            architecture: "GPT2LMHeadModel".into(),
+            task: Task::CausalLm,
+            positions: Some(PositionLimit { trained: c.positions, hard: true }),
+            // Causal masks that old files carry for each layer.
+            stale_tensors: vec![".attn.bias".into(), ".attn.masked_bias".into()],
+            programs: vec![g.finish()?],
+            links: vec![],
+        })
+    }
+}
+
+fn decoder<'g>(g: &'g GraphBuilder<'g>, c: &Decoder) {
+    let ids = g.tokens();
+    let kv = g.kv_all(c.layers, Kv::full(c.heads, c.head_dim));
+    let positions = g.positions();
+    let t = g.at("transformer");
+    let learned = Embedding { negative: NegativeIds::Zero, ..Embedding::default() };
+    let mut h = t.add(embed(t.at("wte"), ids, Embedding::default()), embed(t.at("wpe"), positions, learned));
+    for (i, &slot) in (0..).zip(&kv) {
+        h = layer(t.at(("h", i)), c, i, h, positions, slot);
+    }
+    let head = lm::Head { scope: "lm_head", tied_to: c.tied.then_some("transformer.wte"), bias: Bias::No };
+    lm::tail(g.root(), h, positions, ("transformer.ln_f", c.norm), &head);
+}
+
+fn layer<'g>(l: Scope<'g>, c: &Decoder, index: u64, h: Value<'g>, pos: Value<'g>, kv: Slot<'g>) -> Value<'g> {
+    let x = c.norm.apply(l.at("ln_1"), h);
+    let h = l.add(h, attend(l.at("attn"), c, index, x, pos, kv));
+    let x = c.norm.apply(l.at("ln_2"), h);
+    l.add(h, mlp::plain(l.at("mlp"), x, ["c_fc", "c_proj"], c.act, &Linear::default().conv1d().bias(true)))
+}
+
+fn attend<'g>(a: Scope<'g>, c: &Decoder, index: u64, x: Value<'g>, pos: Value<'g>, kv: Slot<'g>) -> Value<'g> {
+    // `c_attn` holds query, key and value side by side; each is a projection of its own here.
+    let part = |name, n: u64| {
+        let rows = Rows { groups: 1, width: 3 * c.hidden, columns: n * c.hidden..(n + 1) * c.hidden };
+        linear(a.at("c_attn").at(name), x, &Linear::heads(c.heads).part_of("", rows).conv1d().bias(true))
+    };
+    let (q, k, v) = (part("q", 0), part("k", 1), part("v", 2));
+    kv.write(a, [k, v], pos);
+    let o = attention(a, q, kv, pos, Attn::causal(c.scale(index)));
+    linear(a.at("c_proj"), o, &Linear::default().conv1d().bias(true))
+}
+
+qeff_plugin_api::export_plugin!();

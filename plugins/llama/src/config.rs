@@ -1,0 +1,74 @@
+//! config.json of the llama family, with transformers' defaults for fields a file leaves out.
+
+use qeff_plugin_api::blocks::rope::RopeDefaults;
+use qeff_plugin_api::blocks::{Activation, Attn, RopeConfig};
+use qeff_plugin_api::config::{Config, ConfigError};
+use qeff_plugin_api::graph::AttentionMask;
+
+/// Everything that shapes a decoder of the family.
+pub(crate) struct Decoder {
+    pub(crate) architecture: &'static str,
+    pub(crate) layers: u64,
+    pub(crate) heads: u64,
+    pub(crate) kv_heads: u64,
+    pub(crate) head_dim: u64,
+    pub(crate) eps: f32,
+    pub(crate) act: Activation,
+    pub(crate) attention_bias: bool,
+    pub(crate) mlp_bias: bool,
+    pub(crate) tied: bool,
+    pub(crate) attention: Attn,
+    pub(crate) rope: RopeConfig,
+}
+
+impl Decoder {
+    pub(crate) fn read(config: &Config) -> Result<Self, ConfigError> {
+        let architecture = config.texts("architectures")?.into_iter().next().unwrap_or_default();
+        let mistral = architecture == "MistralForCausalLM";
+        let hidden = config.count("hidden_size")?;
+        let heads = config.count("num_attention_heads")?;
+        // Sizes that every weight's shape repeats: read so that a file at odds with itself is refused by name.
+        config.count_or("vocab_size", 32000)?;
+        config.count_or("intermediate_size", 1)?;
+        let head_dim = config.count_or("head_dim", hidden / heads)?;
+        let kv_heads = match (config.has("num_key_value_heads"), config.mentions("num_key_value_heads")) {
+            (false, false) if mistral => 8,
+            _ => config.count_or("num_key_value_heads", heads)?,
+        };
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(
+                config.unsupported("num_key_value_heads", format!("a divisor of num_attention_heads = {heads}"))
+            );
+        }
+        let positions = config.count_or("max_position_embeddings", if mistral { 131_072 } else { 2048 })?;
+        let scale = (head_dim as f32).powf(-0.5);
+        Ok(Decoder {
+            architecture: if mistral { "MistralForCausalLM" } else { "LlamaForCausalLM" },
+            layers: config.count("num_hidden_layers")?,
+            heads,
+            kv_heads,
+            head_dim,
+            eps: config.positive_or("rms_norm_eps", 1e-6)?,
+            act: Activation::read(config, "hidden_act", Activation::Silu)?,
+            // Mistral has no biases, whatever its file says.
+            attention_bias: !mistral && config.flag_or("attention_bias", false)?,
+            mlp_bias: !mistral && config.flag_or("mlp_bias", false)?,
+            tied: config.flag_or("tie_word_embeddings", false)?,
+            attention: Attn { mask: mask(config, mistral)?, ..Attn::causal(scale) },
+            rope: RopeConfig::read(config, &RopeDefaults { head_dim, positions, base: 10_000.0, partial: false })?,
+        })
+    }
+}
+
+/// Mistral slides over the last 4096 positions unless its file says otherwise; null turns that off. Llama never slides.
+fn mask(config: &Config, mistral: bool) -> Result<AttentionMask, ConfigError> {
+    if !mistral {
+        return Ok(AttentionMask::Causal);
+    }
+    Ok(match (config.opt_u64("sliding_window")?, config.mentions("sliding_window")) {
+        (Some(0), _) => return Err(config.unsupported("sliding_window", "a whole number of 1 or more, or null")),
+        (Some(window), _) => AttentionMask::Sliding(window),
+        (None, true) => AttentionMask::Causal,
+        (None, false) => AttentionMask::Sliding(4096),
+    })
+}

@@ -1,0 +1,36 @@
+//! The tail of a language model: norm, selection, head.
+
+use super::{Bias, Norm};
+use crate::build::{Scope, Value};
+use crate::graph::{self, Op, Role, Select, SelectMode};
+use crate::{DType, Elem};
+
+/// The projection to the vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Head<'a> {
+    /// Scope of the head's own tensors.
+    pub scope: &'a str,
+    /// Scope of the embedding whose table is the head's weight, if it is tied.
+    pub tied_to: Option<&'a str>,
+    /// Whether a bias is added.
+    pub bias: Bias,
+}
+
+/// Final norm over every position, then the last position, then the head; declares the output `logits` in f32.
+///
+/// The norm comes before the selection as in the reference's graphs, so that a pass may keep more positions.
+pub fn tail<'g>(root: Scope<'g>, h: Value<'g>, positions: Value<'g>, norm: (&str, Norm), head: &Head<'_>) {
+    let h = norm.1.apply(root.at(norm.0), h);
+    let select = Op::Select(Select { mode: SelectMode::Last });
+    let Some(&last) = root.at("select").nodes(select, &[Some(h), Some(positions)]).first() else { return };
+    let at = root.at(head.scope);
+    let table = head.tied_to.map_or_else(|| at.tensor("weight"), |embedding| root.at(embedding).tensor("weight"));
+    let bias = (head.bias == Bias::Yes).then(|| at.weight(at.tensor("bias")));
+    let linear = Op::Linear(graph::Linear::default());
+    let logits = at.node(linear, &[Some(last), Some(at.weight(table)), bias]);
+    let logits = match logits.ty() {
+        Some(ty) if ty.elem != Elem::F32 => root.at("logits").cast(logits, DType::F32),
+        _ => logits,
+    };
+    root.builder().output("logits", Role::Logits, logits);
+}

@@ -1,0 +1,45 @@
+//! What a description can get wrong.
+
+use crate::infer::Mismatch;
+use crate::weight::WeightError;
+
+/// The first mistake of a description, with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildError {
+    /// Scope path, e.g. `model.layers.0.self_attn.q_proj`; empty for the top.
+    pub scope: String,
+    /// The mistake.
+    pub kind: BuildErrorKind,
+}
+
+/// A mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildErrorKind {
+    /// A weight expression has no shape: a tensor is missing, or a step does not fit.
+    Weight(WeightError),
+    /// An operator and its operands do not fit.
+    Mismatch {
+        /// Name of the operator.
+        op: String,
+        /// What it demanded and got.
+        mismatch: Mismatch,
+    },
+    /// A value of another builder was used.
+    ForeignValue,
+}
+
+impl std::fmt::Display for BuildError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.scope.as_str() {
+            "" => f.write_str("at the top: ")?,
+            scope => write!(f, "in {scope}: ")?,
+        }
+        match &self.kind {
+            BuildErrorKind::Weight(error) => error.fmt(f),
+            BuildErrorKind::Mismatch { op, mismatch } => write!(f, "{op}: {mismatch}"),
+            BuildErrorKind::ForeignValue => f.write_str("a value of another graph is used here"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -1,0 +1,380 @@
+//! The builder: how a description is written.
+//!
+//! A [`Scope`] is a place in the checkpoint's module tree; its path is the prefix of weight names and of node names, so
+//! nobody concatenates either. Parts of a model are plain functions that take a scope and values and return values.
+//!
+//! Every call checks types at once. The first mistake is kept with its scope and operator, later calls do nothing, and
+//! [`GraphBuilder::finish`] returns it: a description needs no `?` on every line. A value of another builder is such a
+//! mistake, caught where it enters.
+
+mod error;
+mod slot;
+
+pub use error::{BuildError, BuildErrorKind};
+pub use slot::{Kv, Slot};
+
+use std::cell::RefCell;
+
+use crate::graph::{AttrValue, Def, Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, Type, ValueId};
+use crate::infer::infer;
+use crate::{DType, Elem, TensorIndex, WeightExpr};
+
+/// Builds one [`Program`]; see the module documentation.
+pub struct GraphBuilder<'r> {
+    index: &'r TensorIndex,
+    /// Prefix of the base model that this checkpoint's names lack, with its dot.
+    absent_prefix: Option<String>,
+    state: RefCell<State>,
+}
+
+struct State {
+    program: Program,
+    /// Current version of every part of every slot.
+    versions: Vec<Vec<ValueId>>,
+    error: Option<BuildError>,
+}
+
+/// A value of the graph under construction.
+#[derive(Clone, Copy)]
+pub struct Value<'g> {
+    pub(crate) builder: &'g GraphBuilder<'g>,
+    /// `None` once the description has failed.
+    pub(crate) id: Option<ValueId>,
+}
+
+/// A place in the module tree.
+#[derive(Clone, Copy)]
+pub struct Scope<'g> {
+    builder: &'g GraphBuilder<'g>,
+    id: ScopeId,
+}
+
+/// A step down the module tree: `"mlp"`, `"attn.self"` or `("layers", 3)`.
+pub trait Segment {
+    /// The path text of the step.
+    fn text(&self) -> String;
+}
+
+impl Segment for &str {
+    fn text(&self) -> String {
+        (*self).to_owned()
+    }
+}
+
+impl Segment for String {
+    fn text(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Segment for (&str, u64) {
+    fn text(&self) -> String {
+        format!("{}.{}", self.0, self.1)
+    }
+}
+
+impl<'r> GraphBuilder<'r> {
+    /// A builder over the tensors of a checkpoint.
+    pub fn new(program: &str, index: &'r TensorIndex) -> Self {
+        let mut program = Program::new(program);
+        program.intern_scope("");
+        let state = RefCell::new(State { program, versions: vec![], error: None });
+        GraphBuilder { index, absent_prefix: None, state }
+    }
+
+    /// Says that tensors live under `prefix`, except in files saved from the base model alone, which leave it out: if no
+    /// tensor begins with it, names are looked up without.
+    pub fn base_prefix(mut self, prefix: &str) -> Self {
+        let prefix = format!("{prefix}.");
+        self.absent_prefix = (!self.index.has_prefix(&prefix)).then_some(prefix);
+        self
+    }
+
+    /// The program, if nothing went wrong.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn finish(self) -> Result<Program, BuildError> {
+        let state = self.state.into_inner();
+        match state.error {
+            None => Ok(state.program),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Whether the checkpoint has the tensor `name` (with the base model's prefix).
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.index.contains(self.stored_name(name))
+    }
+
+    fn stored_name<'n>(&self, name: &'n str) -> &'n str {
+        match &self.absent_prefix {
+            Some(prefix) => name.strip_prefix(prefix.as_str()).unwrap_or(name),
+            None => name,
+        }
+    }
+
+    fn fail(&self, scope: ScopeId, kind: BuildErrorKind) {
+        let mut state = self.state.borrow_mut();
+        if state.error.is_none() {
+            let scope = state.program.scope_path(scope).to_owned();
+            state.error = Some(BuildError { scope, kind });
+        }
+    }
+}
+
+impl<'g> GraphBuilder<'g> {
+    /// The top of the module tree.
+    pub fn root(&'g self) -> Scope<'g> {
+        let id = self.state.borrow_mut().program.intern_scope("");
+        Scope { builder: self, id }
+    }
+
+    /// A place in the module tree.
+    pub fn at(&'g self, path: impl Segment) -> Scope<'g> {
+        self.root().at(path)
+    }
+
+    /// Declares an input.
+    pub fn input(&'g self, name: &str, role: Role, elem: Elem, dims: impl IntoIterator<Item = Dim>) -> Value<'g> {
+        let id = self.state.borrow_mut().program.add_input(name, role, Type::new(elem, dims));
+        Value { builder: self, id: Some(id) }
+    }
+
+    /// Declares `input_ids: i64[batch_size, seq_len]`.
+    pub fn tokens(&'g self) -> Value<'g> {
+        self.input("input_ids", Role::Tokens, Elem::I64, ["batch_size".into(), "seq_len".into()])
+    }
+
+    /// Declares `position_ids: i64[batch_size, seq_len]`.
+    pub fn positions(&'g self) -> Value<'g> {
+        self.input("position_ids", Role::Positions, Elem::I64, ["batch_size".into(), "seq_len".into()])
+    }
+
+    /// Declares one key-value slot a layer.
+    pub fn kv_all(&'g self, layers: u64, kv: Kv) -> Vec<Slot<'g>> {
+        (0..layers).map(|layer| self.kv(layer, kv)).collect()
+    }
+
+    /// Declares the key-value slot of a layer: `past_key.{layer}`, `past_value.{layer}`.
+    pub fn kv(&'g self, layer: u64, kv: Kv) -> Slot<'g> {
+        let dims = |dim: u64| {
+            Type::new(Elem::Act, ["batch_size".into(), Dim::Fixed(kv.heads), "ctx_len".into(), Dim::Fixed(dim)])
+        };
+        let parts =
+            vec![(format!("past_key.{layer}"), dims(kv.key_dim)), (format!("past_value.{layer}"), dims(kv.value_dim))];
+        let mut state = self.state.borrow_mut();
+        let id = state.program.add_state(format!("kv.{layer}"), kv.kind, parts);
+        let versions = state.program.state(id).parts.clone();
+        state.versions.push(versions);
+        Slot { builder: self, id }
+    }
+
+    /// Names an output.
+    pub fn output(&'g self, name: &str, role: Role, value: Value<'g>) {
+        let Some(id) = self.root().admit(value) else { return };
+        self.state.borrow_mut().program.add_output(name, role, id);
+    }
+
+    pub(crate) fn current(&self, slot: SlotId) -> Vec<ValueId> {
+        self.state.borrow().versions[slot.index()].clone()
+    }
+
+    pub(crate) fn advance(&self, slot: SlotId, versions: Vec<ValueId>) {
+        self.state.borrow_mut().versions[slot.index()] = versions;
+    }
+}
+
+impl<'g> Scope<'g> {
+    /// A place further down.
+    pub fn at(self, step: impl Segment) -> Scope<'g> {
+        let mut state = self.builder.state.borrow_mut();
+        let path = match state.program.scope_path(self.id) {
+            "" => step.text(),
+            path => format!("{path}.{}", step.text()),
+        };
+        let id = state.program.intern_scope(&path);
+        drop(state);
+        Scope { builder: self.builder, id }
+    }
+
+    /// The path, e.g. `model.layers.3.mlp`.
+    pub fn path(self) -> String {
+        self.builder.state.borrow().program.scope_path(self.id).to_owned()
+    }
+
+    /// The path of `leaf` beside this scope; of the enclosing scope if `leaf` is empty.
+    pub(crate) fn beside(self, leaf: &str) -> String {
+        let path = self.path();
+        let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
+        match (parent, leaf) {
+            (parent, "") => parent.to_owned(),
+            ("", leaf) => leaf.to_owned(),
+            (parent, leaf) => format!("{parent}.{leaf}"),
+        }
+    }
+
+    /// The builder this scope belongs to.
+    pub(crate) fn builder(self) -> &'g GraphBuilder<'g> {
+        self.builder
+    }
+
+    /// Whether the checkpoint has the tensor `leaf` in this scope.
+    pub fn has(self, leaf: &str) -> bool {
+        self.builder.has_tensor(&format!("{}.{leaf}", self.path()))
+    }
+
+    /// The stored tensor `leaf` of this scope as an expression.
+    pub fn tensor(self, leaf: &str) -> WeightExpr {
+        self.named_tensor(&format!("{}.{leaf}", self.path()))
+    }
+
+    /// A stored tensor by its full name as an expression.
+    pub(crate) fn named_tensor(self, name: &str) -> WeightExpr {
+        WeightExpr::tensor(self.builder.stored_name(name))
+    }
+
+    /// The value of a weight expression.
+    pub fn weight(self, expr: WeightExpr) -> Value<'g> {
+        let id = match expr.shape(self.builder.index) {
+            Ok(shape) => {
+                let expr = expr.simplified(self.builder.index);
+                Some(self.builder.state.borrow_mut().program.add_weight(expr, Type::weight(&shape)))
+            }
+            Err(error) => {
+                self.builder.fail(self.id, BuildErrorKind::Weight(error));
+                None
+            }
+        };
+        Value { builder: self.builder, id }
+    }
+
+    /// Appends a node with one result of inferred type.
+    pub fn node(self, op: Op, operands: &[Option<Value<'g>>]) -> Value<'g> {
+        let mut outputs = self.nodes(op, operands);
+        outputs.truncate(1);
+        outputs.pop().unwrap_or(Value { builder: self.builder, id: None })
+    }
+
+    /// Appends a node; its results, none if the description has failed.
+    pub fn nodes(self, op: Op, operands: &[Option<Value<'g>>]) -> Vec<Value<'g>> {
+        self.append(op, operands, None)
+    }
+
+    /// Appends an ONNX node whose result types are stated by the author.
+    pub fn onnx_typed(self, op: OnnxOp, operands: &[Option<Value<'g>>], types: Vec<Type>) -> Vec<Value<'g>> {
+        self.append(Op::Onnx(op), operands, Some(types))
+    }
+
+    fn append(self, op: Op, operands: &[Option<Value<'g>>], stated: Option<Vec<Type>>) -> Vec<Value<'g>> {
+        let mut ids = Vec::with_capacity(operands.len());
+        for operand in operands {
+            match operand {
+                None => ids.push(None),
+                Some(value) => match self.admit(*value) {
+                    Some(id) => ids.push(Some(id)),
+                    None => return vec![],
+                },
+            }
+        }
+        let mut state = self.builder.state.borrow_mut();
+        let types = match stated {
+            Some(types) => Ok(types),
+            None => {
+                let operands: Vec<_> = ids.iter().map(|id| id.map(|id| state.program.ty(id))).collect();
+                infer(&op, &operands)
+            }
+        };
+        match types {
+            Ok(types) => {
+                let node = state.program.add_node(self.id, op, ids, types);
+                let outputs = state.program.node(node).outputs.clone();
+                drop(state);
+                outputs.into_iter().map(|id| Value { builder: self.builder, id: Some(id) }).collect()
+            }
+            Err(mismatch) => {
+                drop(state);
+                self.builder.fail(self.id, BuildErrorKind::Mismatch { op: op.name().to_owned(), mismatch });
+                vec![]
+            }
+        }
+    }
+
+    /// The handle of a value, if it belongs to this graph and the description has not failed.
+    fn admit(self, value: Value<'g>) -> Option<ValueId> {
+        if !std::ptr::eq(self.builder, value.builder) {
+            self.builder.fail(self.id, BuildErrorKind::ForeignValue);
+            return None;
+        }
+        value.id
+    }
+
+    // --- standard ONNX, one line each
+
+    fn onnx(self, op_type: &str, operands: &[Value<'g>], attrs: &[(&str, AttrValue)]) -> Value<'g> {
+        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let op = Op::Onnx(OnnxOp { domain: String::new(), op_type: op_type.to_owned(), attrs });
+        self.node(op, &operands.iter().copied().map(Some).collect::<Vec<_>>())
+    }
+
+    /// A number everywhere.
+    pub fn scalar(self, value: f32) -> Value<'g> {
+        self.weight(WeightExpr::Fill { value, shape: vec![] })
+    }
+
+    /// `a + b`.
+    pub fn add(self, a: Value<'g>, b: Value<'g>) -> Value<'g> {
+        self.onnx("Add", &[a, b], &[])
+    }
+
+    /// `a · b`.
+    pub fn mul(self, a: Value<'g>, b: Value<'g>) -> Value<'g> {
+        self.onnx("Mul", &[a, b], &[])
+    }
+
+    /// `a · factor`.
+    pub fn scale(self, a: Value<'g>, factor: f32) -> Value<'g> {
+        self.mul(a, self.scalar(factor))
+    }
+
+    /// `a / b`.
+    pub fn div(self, a: Value<'g>, b: Value<'g>) -> Value<'g> {
+        self.onnx("Div", &[a, b], &[])
+    }
+
+    /// `a ^ exponent`.
+    pub fn pow(self, a: Value<'g>, exponent: f32) -> Value<'g> {
+        self.onnx("Pow", &[a, self.scalar(exponent)], &[])
+    }
+
+    /// A unary operator without attributes: `Sigmoid`, `Tanh`, `Erf`, `Relu` …
+    pub fn unary(self, op_type: &str, x: Value<'g>) -> Value<'g> {
+        self.onnx(op_type, &[x], &[])
+    }
+
+    /// Layer normalisation over the last axis, statistics in f32.
+    pub fn layer_norm(self, x: Value<'g>, weight: Value<'g>, bias: Option<Value<'g>>, eps: f32) -> Value<'g> {
+        let mut operands = vec![x, weight];
+        operands.extend(bias);
+        self.onnx("LayerNormalization", &operands, &[("axis", AttrValue::Int(-1)), ("epsilon", AttrValue::Float(eps))])
+    }
+
+    /// The same numbers in another element type.
+    pub fn cast(self, x: Value<'g>, to: DType) -> Value<'g> {
+        self.onnx("Cast", &[x], &[("to", AttrValue::DType(to))])
+    }
+}
+
+impl Value<'_> {
+    /// Type of the value, `None` once the description has failed.
+    pub fn ty(self) -> Option<Type> {
+        let state = self.builder.state.borrow();
+        self.id.map(|id| state.program.ty(id).clone())
+    }
+
+    /// Whether the value is a weight rather than an activation.
+    pub fn is_weight(self) -> bool {
+        let state = self.builder.state.borrow();
+        self.id.is_some_and(|id| matches!(state.program.value(id).def, Def::Weight(_)))
+    }
+}

@@ -1,0 +1,329 @@
+//! config.json as a plugin reads it: every access is typed, and remembered.
+//!
+//! A field that changes the result and is not read is the commonest way to be silently wrong. So the reader records what
+//! was asked for, and the host names what nobody asked about (`Config::unread`).
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::rc::Rc;
+
+use serde_json::Value as Json;
+
+/// A JSON object of a config file, with the memory of what was read.
+#[derive(Debug, Clone)]
+pub struct Config {
+    json: Json,
+    /// Dotted path of this object within the file; empty for the top.
+    path: String,
+    read: Rc<RefCell<BTreeSet<String>>>,
+}
+
+/// A field that is missing, of the wrong type, or of a value that is not supported.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("config.json: `{field}`: expected {expected}, found {found}")]
+pub struct ConfigError {
+    /// Dotted path of the field.
+    pub field: String,
+    /// What would have been right.
+    pub expected: String,
+    /// What stands there.
+    pub found: String,
+}
+
+/// Fields that never change what a model computes: training, bookkeeping, generation defaults (which the host reads
+/// elsewhere).
+const INERT: &[&str] = &[
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "attn_pdrop",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dtype",
+    "early_stopping",
+    "embd_pdrop",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_range",
+    "is_decoder",
+    "is_encoder_decoder",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "pretraining_tp",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "resid_pdrop",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_bfloat16",
+    "use_cache",
+];
+
+impl Config {
+    /// Reads the text of a config file.
+    ///
+    /// # Errors
+    /// If the text is not JSON or not an object.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let top = |expected: &str, found: String| ConfigError {
+            field: "(whole file)".into(),
+            expected: expected.into(),
+            found,
+        };
+        let json: Json = serde_json::from_str(text).map_err(|error| top("JSON", error.to_string()))?;
+        if !json.is_object() {
+            return Err(top("an object", kind(&json).into()));
+        }
+        Ok(Config { json, path: String::new(), read: Rc::default() })
+    }
+
+    /// The file's text, normalised.
+    pub fn to_text(&self) -> String {
+        self.json.to_string()
+    }
+
+    fn field(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The value of a field; absent and null are the same.
+    fn get(&self, key: &str) -> Option<&Json> {
+        self.read.borrow_mut().insert(self.field(key));
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the field is there, be it null: some families mean different things by null and by absence.
+    pub fn mentions(&self, key: &str) -> bool {
+        self.read.borrow_mut().insert(self.field(key));
+        self.json.get(key).is_some()
+    }
+
+    /// An error about a field's value: what would be right instead.
+    pub fn unsupported(&self, key: &str, expected: impl fmt::Display) -> ConfigError {
+        let found = self.json.get(key).map_or("nothing".into(), |value| shorten(&value.to_string()));
+        ConfigError { field: self.field(key), expected: expected.to_string(), found }
+    }
+
+    fn typed<T>(&self, key: &str, what: &str, read: impl Fn(&Json) -> Option<T>) -> Result<Option<T>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => read(value).map(Some).ok_or_else(|| self.unsupported(key, what)),
+        }
+    }
+
+    /// Whether the field is there and not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// A whole number ≥ 0, if present.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn opt_u64(&self, key: &str) -> Result<Option<u64>, ConfigError> {
+        let read = |v: &Json| {
+            v.as_u64().or_else(|| v.as_f64().filter(|f| f.fract() == 0.0 && (0.0..=9e15).contains(f)).map(|f| f as u64))
+        };
+        self.typed(key, "a whole number of 0 or more", read)
+    }
+
+    /// A whole number ≥ 1 that must be there.
+    ///
+    /// # Errors
+    /// If it is missing or something else.
+    pub fn count(&self, key: &str) -> Result<u64, ConfigError> {
+        match self.opt_u64(key)? {
+            Some(n) if n > 0 => Ok(n),
+            _ => Err(self.unsupported(key, "a whole number of 1 or more")),
+        }
+    }
+
+    /// A whole number ≥ 1, or `default` if absent.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn count_or(&self, key: &str, default: u64) -> Result<u64, ConfigError> {
+        if self.has(key) { self.count(key) } else { Ok(default) }
+    }
+
+    /// A finite number, if present.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn opt_f32(&self, key: &str) -> Result<Option<f32>, ConfigError> {
+        self.typed(key, "a finite number", |v| v.as_f64().map(|f| f as f32).filter(|f| f.is_finite()))
+    }
+
+    /// A finite number, or `default` if absent.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn f32_or(&self, key: &str, default: f32) -> Result<f32, ConfigError> {
+        Ok(self.opt_f32(key)?.unwrap_or(default))
+    }
+
+    /// A finite number > 0 that must be there.
+    ///
+    /// # Errors
+    /// If it is missing or something else.
+    pub fn positive(&self, key: &str) -> Result<f32, ConfigError> {
+        match self.opt_f32(key)? {
+            Some(x) if x > 0.0 => Ok(x),
+            _ => Err(self.unsupported(key, "a number above 0")),
+        }
+    }
+
+    /// A finite number > 0, or `default` if absent.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn positive_or(&self, key: &str, default: f32) -> Result<f32, ConfigError> {
+        if self.has(key) { self.positive(key) } else { Ok(default) }
+    }
+
+    /// Finite numbers that must be there.
+    ///
+    /// # Errors
+    /// If they are missing or something else.
+    pub fn numbers(&self, key: &str) -> Result<Vec<f32>, ConfigError> {
+        let read =
+            |v: &Json| v.as_array()?.iter().map(|n| n.as_f64().map(|f| f as f32).filter(|f| f.is_finite())).collect();
+        self.typed(key, "a list of finite numbers", read)?
+            .ok_or_else(|| self.unsupported(key, "a list of finite numbers"))
+    }
+
+    /// A flag, or `default` if absent.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, ConfigError> {
+        Ok(self.typed(key, "true or false", Json::as_bool)?.unwrap_or(default))
+    }
+
+    /// A text, if present.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn opt_text(&self, key: &str) -> Result<Option<String>, ConfigError> {
+        self.typed(key, "a text", |v| v.as_str().map(str::to_owned))
+    }
+
+    /// A list of texts; empty if absent.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn texts(&self, key: &str) -> Result<Vec<String>, ConfigError> {
+        let read = |v: &Json| v.as_array()?.iter().map(|t| t.as_str().map(str::to_owned)).collect();
+        Ok(self.typed(key, "a list of texts", read)?.unwrap_or_default())
+    }
+
+    /// A nested object, if present.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn opt_object(&self, key: &str) -> Result<Option<Config>, ConfigError> {
+        let json = self.typed(key, "an object", |v| v.is_object().then(|| v.clone()))?;
+        Ok(json.map(|json| Config { json, path: self.field(key), read: Rc::clone(&self.read) }))
+    }
+
+    /// Refuses a field that must be absent or have its only supported value.
+    ///
+    /// # Errors
+    /// If it has another value.
+    pub fn refuse_unless(&self, key: &str, supported: &Json) -> Result<(), ConfigError> {
+        match self.get(key) {
+            Some(value) if value != supported => Err(self.unsupported(key, supported)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fields that are there, were not read, and are not known to be without effect; dotted paths in order.
+    pub fn unread(&self) -> Vec<String> {
+        let mut unread = vec![];
+        let read = self.read.borrow();
+        collect_unread(&self.json, "", &read, &mut unread);
+        unread
+    }
+}
+
+fn collect_unread(json: &Json, path: &str, read: &BTreeSet<String>, unread: &mut Vec<String>) {
+    let Some(object) = json.as_object() else { return };
+    for (key, value) in object {
+        let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if value.is_null() || (path.is_empty() && INERT.contains(&key.as_str())) {
+            continue;
+        }
+        if !read.contains(&field) {
+            unread.push(field);
+        } else if value.is_object() {
+            collect_unread(value, &field, read, unread);
+        }
+    }
+}
+
+fn kind(json: &Json) -> &'static str {
+    match json {
+        Json::Null => "null",
+        Json::Bool(_) => "a flag",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a text",
+        Json::Array(_) => "a list",
+        Json::Object(_) => "an object",
+    }
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

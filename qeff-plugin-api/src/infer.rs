@@ -1,0 +1,260 @@
+//! Types of an operator's results, and what it demands of its operands.
+//!
+//! One function serves the builder (an author's mistake is caught at the call), the validator (a pass's mistake) and the
+//! wire decoder (a stranger's), so there is one truth about shapes.
+
+use crate::graph::{AttrValue, Dim, OnnxOp, Op, SelectMode, StateWrite, Type};
+use crate::{DType, Elem};
+
+/// What an operator demanded and got.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// An operand is absent that may not be.
+    #[error("operand `{operand}` is missing")]
+    Absent {
+        /// Name of the operand.
+        operand: &'static str,
+    },
+    /// An operand has another type than it should.
+    #[error("operand `{operand}`: expected {expected}, found {found}")]
+    Operand {
+        /// Name of the operand.
+        operand: &'static str,
+        /// What would have fitted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// An attribute has no sense with these operands.
+    #[error("attribute `{attribute}`: {why}")]
+    Attribute {
+        /// Name of the attribute.
+        attribute: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A standard operator whose result types are not known here.
+    #[error("result types of `{0}` are not inferred; state them")]
+    Unknown(String),
+}
+
+/// The operands of a node: `None` is absent.
+pub type Operands<'a> = [Option<&'a Type>];
+
+/// Types of the results of `op`.
+///
+/// # Errors
+/// The first operand or attribute that does not fit.
+pub fn infer(op: &Op, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
+    match op {
+        Op::StateWrite(write) => state_write(write, operands),
+        Op::Embedding(_) => {
+            let (ids, table) = (get(operands, 0, "ids")?, get(operands, 1, "table")?);
+            expect(ids.elem == Elem::I64, "ids", "i64", ids)?;
+            expect(table.rank() == 2, "table", "[rows, width]", table)?;
+            Ok(vec![Type::new(table.elem, ids.dims.iter().chain(table.last()).cloned())])
+        }
+        Op::Linear(linear) => {
+            let (x, weight) = (get(operands, 0, "x")?, get(operands, 1, "weight")?);
+            expect(weight.rank() == 2, "weight", "[out, in]", weight)?;
+            let (out, input) = (&weight.dims[0], &weight.dims[1]);
+            expect(x.last() == Some(input), "x", &format!("[…, {input}], as wide as the weight {weight}"), x)?;
+            if let Some(bias) = optional(operands, 2) {
+                expect(bias.dims == [out.clone()], "bias", &format!("[{out}]"), bias)?;
+            }
+            let mut dims = x.dims[..x.rank() - 1].to_vec();
+            match (linear.heads, out.fixed()) {
+                (0, _) => dims.push(out.clone()),
+                (heads, Some(out)) if out % heads == 0 => dims.extend([Dim::Fixed(heads), Dim::Fixed(out / heads)]),
+                (heads, _) => {
+                    return Err(Mismatch::Operand {
+                        operand: "weight",
+                        expected: format!("a number of rows that {heads} heads divide"),
+                        found: weight.to_string(),
+                    });
+                }
+            }
+            Ok(vec![Type::new(x.elem, dims)])
+        }
+        Op::RmsNorm(_) => {
+            let x = get(operands, 0, "x")?;
+            if let Some(weight) = optional(operands, 1) {
+                let fits = weight.rank() == 1 && weight.last() == x.last();
+                expect(fits, "weight", &format!("one number for each of the last axis of {x}"), weight)?;
+            }
+            Ok(vec![x.clone()])
+        }
+        Op::Rotary(_) => {
+            let x = get(operands, 0, "x")?;
+            expect(x.rank() == 4, "x", "[batch, seq, heads, width]", x)?;
+            let (cos, sin) = (get(operands, 1, "cos")?, get(operands, 2, "sin")?);
+            let half = cos.last().and_then(Dim::fixed).unwrap_or(0);
+            let width = x.last().and_then(Dim::fixed).unwrap_or(0);
+            let fits = cos.rank() == 2 && half > 0 && 2 * half <= width;
+            expect(fits, "cos", &format!("[positions, at most {}]", width / 2), cos)?;
+            expect(sin.dims == cos.dims, "sin", &format!("the shape of cos, {cos}"), sin)?;
+            positions(operands, 3, &x.dims[..2])?;
+            Ok(vec![x.clone()])
+        }
+        Op::Attention(attention) => attention_type(attention, operands),
+        Op::Select(select) => {
+            let h = get(operands, 0, "h")?;
+            expect(h.rank() == 3, "h", "[batch, seq, width]", h)?;
+            positions(operands, 1, &h.dims[..2])?;
+            let rows = match select.mode {
+                SelectMode::Last => Dim::Fixed(1),
+                SelectMode::All => h.dims[1].clone(),
+                SelectMode::LastK => {
+                    let keep = get(operands, 2, "keep")?;
+                    expect(keep.rank() == 2, "keep", "[rows, 1]", keep)?;
+                    keep.dims[0].clone()
+                }
+            };
+            let lead = h.dims[0].clone();
+            Ok(vec![
+                Type::new(h.elem, [lead.clone(), rows.clone(), h.dims[2].clone()]),
+                Type::new(Elem::I64, [lead, rows]),
+            ])
+        }
+        Op::Onnx(onnx) => onnx_types(onnx, operands),
+    }
+}
+
+fn state_write(write: &StateWrite, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
+    // Parts and new rows come in pairs of 4-D values; what follows has rank 2.
+    let parts = operands.iter().take_while(|ty| ty.is_some_and(|ty| ty.rank() == 4)).count() / 2;
+    if parts == 0 {
+        return Err(Mismatch::Absent { operand: "part" });
+    }
+    let mut types = Vec::with_capacity(parts);
+    for i in 0..parts {
+        let part = get(operands, StateWrite::part(i), "part")?;
+        let new = get(operands, StateWrite::new_rows(i, parts), "new")?;
+        let heads = part.dims[1].fixed().filter(|heads| write.repeat > 0 && heads % write.repeat == 0);
+        let Some(heads) = heads else {
+            let why = format!("{} does not divide the heads of {part}", write.repeat);
+            return Err(Mismatch::Attribute { attribute: "repeat", why });
+        };
+        let heads = heads / write.repeat;
+        let fits = new.elem == part.elem && new.dims[2] == Dim::Fixed(heads) && new.dims[3] == part.dims[3];
+        expect(fits, "new", &format!("[batch, seq, {heads}, {}] for a state {part}", part.dims[3]), new)?;
+        positions(operands, StateWrite::positions(parts), &new.dims[..2])?;
+        types.push(part.clone());
+    }
+    batch_index(operands, StateWrite::batch_index(parts), &get(operands, parts, "new")?.dims[0])?;
+    Ok(types)
+}
+
+fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
+    use crate::graph::Attention as A;
+    let (q, k, v) = (get(operands, A::Q, "q")?, get(operands, A::K, "k")?, get(operands, A::V, "v")?);
+    expect(q.rank() == 4, "q", "[batch, seq, heads, width]", q)?;
+    expect(k.rank() == 4, "k", "a state or [batch, seq, heads, width]", k)?;
+    expect(v.rank() == 4, "v", "a state or [batch, seq, heads, width]", v)?;
+    // A state is [lead, heads, ctx, width]; tensors of this call keep heads third.
+    let cached = k.dims[1].fixed().is_some() && k.dims[2].fixed().is_none();
+    let heads_axis = if cached { 1 } else { 2 };
+    let (heads, kv_heads) = (q.dims[2].fixed().unwrap_or(0), k.dims[heads_axis].fixed().unwrap_or(0));
+    let grouped = kv_heads > 0 && heads % kv_heads == 0;
+    expect(grouped, "k", &format!("a number of heads that divides the {heads} of q"), k)?;
+    expect(k.last() == q.last(), "k", &format!("width {} as q", q.dims[3]), k)?;
+    let rows_agree = (0..3).all(|axis| k.dims[axis] == v.dims[axis]);
+    expect(rows_agree, "v", &format!("the heads and rows of k, {k}"), v)?;
+    match attention.mask {
+        crate::graph::AttentionMask::Bidirectional => {}
+        _ => positions(operands, A::POSITIONS, &q.dims[..2])?,
+    }
+    batch_index(operands, A::BATCH_INDEX, &q.dims[0])?;
+    let Some(width) = v.dims[3].fixed() else {
+        return Err(Mismatch::Operand { operand: "v", expected: "a fixed width".into(), found: v.to_string() });
+    };
+    Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(heads * width)])])
+}
+
+fn onnx_types(op: &OnnxOp, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
+    if !op.domain.is_empty() {
+        return Err(Mismatch::Unknown(format!("{}::{}", op.domain, op.op_type)));
+    }
+    match op.op_type.as_str() {
+        "Sigmoid" | "Tanh" | "Erf" | "Neg" | "Sqrt" | "Exp" | "Relu" | "Identity" | "Softmax"
+        | "LayerNormalization" | "Abs" | "Reciprocal" => Ok(vec![get(operands, 0, "input")?.clone()]),
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" => {
+            Ok(vec![broadcast(get(operands, 0, "A")?, get(operands, 1, "B")?, None)?])
+        }
+        "Greater" | "Less" | "Equal" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" => {
+            Ok(vec![broadcast(get(operands, 0, "A")?, get(operands, 1, "B")?, Some(Elem::Bool))?])
+        }
+        "Cast" => {
+            let x = get(operands, 0, "input")?;
+            let elem = match op.attrs.get("to") {
+                Some(AttrValue::DType(DType::F32)) => Elem::F32,
+                Some(AttrValue::DType(DType::I64)) => Elem::I64,
+                Some(AttrValue::DType(DType::I32)) => Elem::I32,
+                Some(AttrValue::DType(DType::Bool)) => Elem::Bool,
+                other => {
+                    let why = format!("expected f32, i64, i32 or bool, found {other:?}");
+                    return Err(Mismatch::Attribute { attribute: "to", why });
+                }
+            };
+            Ok(vec![x.with_elem(elem)])
+        }
+        other => Err(Mismatch::Unknown(other.to_owned())),
+    }
+}
+
+/// The type of an element-wise operator on two operands, by ONNX's broadcasting.
+fn broadcast(a: &Type, b: &Type, elem: Option<Elem>) -> Result<Type, Mismatch> {
+    let rank = a.rank().max(b.rank());
+    let one = Dim::Fixed(1);
+    let at = |ty: &Type, axis: usize| (axis + ty.rank()).checked_sub(rank).map_or(one.clone(), |i| ty.dims[i].clone());
+    let mut dims = Vec::with_capacity(rank);
+    for axis in 0..rank {
+        dims.push(match (at(a, axis), at(b, axis)) {
+            (x, y) if x == y => x,
+            (x, y) if y == one => x,
+            (x, y) if x == one => y,
+            _ => {
+                return Err(Mismatch::Operand {
+                    operand: "B",
+                    expected: format!("a shape that broadcasts with {a}"),
+                    found: b.to_string(),
+                });
+            }
+        });
+    }
+    expect(a.elem == b.elem, "B", &format!("elements {} as A", a.elem), b)?;
+    Ok(Type::new(elem.unwrap_or(a.elem), dims))
+}
+
+fn get<'a>(operands: &Operands<'a>, index: usize, name: &'static str) -> Result<&'a Type, Mismatch> {
+    optional(operands, index).ok_or(Mismatch::Absent { operand: name })
+}
+
+fn optional<'a>(operands: &Operands<'a>, index: usize) -> Option<&'a Type> {
+    operands.get(index).copied().flatten()
+}
+
+fn expect(holds: bool, operand: &'static str, expected: &str, found: &Type) -> Result<(), Mismatch> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Mismatch::Operand { operand, expected: expected.to_owned(), found: found.to_string() })
+    }
+}
+
+/// Positions belong to the tokens of the call: same batch, same length.
+fn positions(operands: &Operands<'_>, index: usize, lead: &[Dim]) -> Result<(), Mismatch> {
+    let found = get(operands, index, "positions")?;
+    let expected = Type::new(Elem::I64, lead.iter().cloned());
+    expect(*found == expected, "positions", &expected.to_string(), found)
+}
+
+fn batch_index(operands: &Operands<'_>, index: usize, lead: &Dim) -> Result<(), Mismatch> {
+    match optional(operands, index) {
+        Some(found) => {
+            let expected = Type::new(Elem::I64, [lead.clone(), Dim::Fixed(1)]);
+            expect(*found == expected, "batch_index", &expected.to_string(), found)
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,217 @@
+//! What a plugin author implements.
+//!
+//! A plugin is plain Rust: implement a trait, name the implementation in [`register!`](crate::register), and write
+//! [`export_plugin!`](crate::export_plugin) once. The same crate is linked into a host or loaded from a shared object.
+
+use std::fmt;
+
+use crate::TensorIndex;
+use crate::build::BuildError;
+use crate::config::{Config, ConfigError};
+use crate::graph::Model;
+
+/// What a plugin is asked to describe.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The checkpoint's config.json.
+    pub config: Config,
+    /// Names, types and shapes of the checkpoint's tensors.
+    pub tensors: TensorIndex,
+}
+
+/// Why a plugin has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PluginError {
+    /// config.json does not fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The description does not fit the checkpoint.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// How well an architecture fits a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fit {
+    /// Made for a wider class to which the checkpoint belongs.
+    Generic,
+    /// Made for it.
+    Exact,
+}
+
+/// A family of models.
+pub trait Architecture: Send + Sync + 'static {
+    /// Architectures it describes, as `architectures` in config.json names them, e.g. `LlamaForCausalLM`.
+    fn names(&self) -> &'static [&'static str];
+
+    /// How well it fits; by default, exactly if the first of config.json's `architectures` is among [`Self::names`].
+    fn recognise(&self, config: &Config) -> Option<Fit> {
+        let named = config.texts("architectures").ok()?;
+        self.names().contains(&named.first()?.as_str()).then_some(Fit::Exact)
+    }
+
+    /// Describes the model. A pure function: same request, same answer.
+    ///
+    /// # Errors
+    /// If the config asks for something that is not supported, or the checkpoint does not fit it.
+    fn describe(&self, request: &Request) -> Result<Model, PluginError>;
+}
+
+/// A way to make one vector of the hidden states of a text.
+pub trait PoolingHead: Send + Sync + 'static {
+    /// Its name, e.g. `mean`.
+    fn name(&self) -> &'static str;
+
+    /// Appends the head to a model with an output of role `hidden`.
+    ///
+    /// # Errors
+    /// If the model has nothing to pool.
+    fn append(&self, model: Model) -> Result<Model, PluginError>;
+}
+
+/// A change of a described model, applied on request before the host's own passes.
+pub trait GraphRewrite: Send + Sync + 'static {
+    /// Its name, as the user asks for it.
+    fn name(&self) -> &'static str;
+
+    /// Rewrites the model.
+    ///
+    /// # Errors
+    /// If the model is not of the kind it rewrites.
+    fn rewrite(&self, model: Model) -> Result<Model, PluginError>;
+}
+
+/// One tensor of a file in a foreign format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// Name.
+    pub name: String,
+    /// Element type and shape after decoding.
+    pub info: crate::TensorInfo,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes in the file.
+    pub length: u64,
+    /// Encoding as the format names it; [`WeightFormat::decode`] gets it back.
+    pub encoding: String,
+}
+
+/// A file format of weights.
+pub trait WeightFormat: Send + Sync + 'static {
+    /// Its name, e.g. `gguf`.
+    fn name(&self) -> &'static str;
+
+    /// Whether a file with this beginning and name is of the format.
+    fn probe(&self, head: &[u8], file_name: &str) -> bool;
+
+    /// The tensors of a file, from its header. `head` is the beginning of a file of `length` bytes; the answer
+    /// [`HeaderNeed::More`] asks for a longer beginning.
+    ///
+    /// # Errors
+    /// If the file is malformed.
+    fn index(&self, head: &[u8], length: u64) -> Result<HeaderNeed, PluginError>;
+
+    /// Decodes the bytes of one tensor, or of a range of whole blocks of it, to little-endian elements.
+    ///
+    /// # Errors
+    /// If the encoding is unknown or the bytes are malformed.
+    fn decode(&self, encoding: &str, bytes: &[u8], out: &mut [u8]) -> Result<(), PluginError>;
+}
+
+/// Answer of [`WeightFormat::index`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderNeed {
+    /// The header is longer than what was given: at least this many bytes are needed.
+    More(u64),
+    /// Every tensor of the file.
+    Tensors(Vec<StoredTensor>),
+}
+
+/// An entry of the registry of one linked image; made by [`register!`](crate::register).
+pub enum Registration {
+    /// A family of models.
+    Architecture(&'static dyn Architecture),
+    /// A pooling head.
+    Pooling(&'static dyn PoolingHead),
+    /// A rewrite.
+    Rewrite(&'static dyn GraphRewrite),
+    /// A weight format.
+    Format(&'static dyn WeightFormat),
+}
+
+/// A registration with the crate that made it.
+pub struct Registered {
+    /// Name of the plugin: its crate, without a leading `qeff-plugin-`.
+    pub plugin: &'static str,
+    /// Version of the crate.
+    pub version: &'static str,
+    /// What it contributes.
+    pub item: Registration,
+}
+
+inventory::collect!(Registered);
+
+impl Registration {
+    /// The names under which the item is found.
+    pub fn names(&self) -> Vec<&'static str> {
+        match self {
+            Registration::Architecture(item) => item.names().to_vec(),
+            Registration::Pooling(item) => vec![item.name()],
+            Registration::Rewrite(item) => vec![item.name()],
+            Registration::Format(item) => vec![item.name()],
+        }
+    }
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {:?}", self.plugin, self.version, self.item.names())
+    }
+}
+
+/// Everything linked into this image, sorted by plugin and name: the linker's order is not stable.
+pub fn registered() -> Vec<&'static Registered> {
+    let mut all: Vec<_> = inventory::iter::<Registered>.into_iter().collect();
+    all.sort_by_key(|entry| (entry.plugin, entry.item.names()));
+    all
+}
+
+/// Registers what a crate contributes, for linked and for loaded use alike.
+///
+/// ```ignore
+/// qeff_plugin_api::register!(architecture: Llama);
+/// ```
+#[macro_export]
+macro_rules! register {
+    (architecture: $item:expr) => { $crate::register!(@ Architecture, $item); };
+    (pooling: $item:expr) => { $crate::register!(@ Pooling, $item); };
+    (rewrite: $item:expr) => { $crate::register!(@ Rewrite, $item); };
+    (format: $item:expr) => { $crate::register!(@ Format, $item); };
+    (@ $kind:ident, $item:expr) => {
+        $crate::inventory::submit! {
+            $crate::plugin::Registered {
+                plugin: $crate::plugin::plugin_name(env!("CARGO_PKG_NAME")),
+                version: env!("CARGO_PKG_VERSION"),
+                item: $crate::plugin::Registration::$kind(&$item),
+            }
+        }
+    };
+}
+
+/// `qeff-plugin-llama` → `llama`.
+#[doc(hidden)]
+pub const fn plugin_name(package: &'static str) -> &'static str {
+    const PREFIX: &[u8] = b"qeff-plugin-";
+    let bytes = package.as_bytes();
+    let mut i = 0;
+    while i < PREFIX.len() {
+        if i >= bytes.len() || bytes[i] != PREFIX[i] {
+            return package;
+        }
+        i += 1;
+    }
+    package.split_at(PREFIX.len()).1
+}
