@@ -1,1 +1,5 @@
-//! core
+//! The machine of qeff.
+
+pub mod lower;
+pub mod onnx;
+pub mod passes;

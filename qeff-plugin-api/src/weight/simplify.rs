@@ -24,7 +24,22 @@ impl WeightExpr {
                     }
                     other => (Box::new(other), perm),
                 };
-                if perm.iter().enumerate().all(|(i, &p)| i == p) { *of } else { WeightExpr::Transpose { of, perm } }
+                match *of {
+                    of if perm.iter().enumerate().all(|(i, &p)| i == p) => of,
+                    // transpose · take = take · transpose: layout steps sink towards the stored tensor, where they meet
+                    WeightExpr::Take { of, axis, groups, width, columns } => match perm.iter().position(|&p| p == axis)
+                    {
+                        Some(place) => {
+                            let of = Box::new(WeightExpr::Transpose { of, perm }.simplified(index));
+                            WeightExpr::Take { of, axis: place, groups, width, columns }
+                        }
+                        None => WeightExpr::Transpose {
+                            of: Box::new(WeightExpr::Take { of, axis, groups, width, columns }),
+                            perm,
+                        },
+                    },
+                    of => WeightExpr::Transpose { of: Box::new(of), perm },
+                }
             }
             // take(everything) = nothing
             WeightExpr::Take { of, width, columns, .. } if columns == (0..width) => *of,
@@ -89,6 +104,11 @@ mod tests {
     fn transposes_cancel() {
         check(r#"w"a".transpose(1, 0).transpose(1, 0)"#, r#"w"a""#);
         check(r#"w"a".transpose(1, 0)"#, r#"w"a".transpose(1, 0)"#);
+    }
+
+    #[test]
+    fn a_transpose_sinks_below_a_slice() {
+        check(r#"w"a".transpose(1, 0).take(0, 1, 4, 1..2).transpose(1, 0)"#, r#"w"a".take(1, 1, 4, 1..2)"#);
     }
 
     #[test]

@@ -1,0 +1,281 @@
+//! Target `aic`: the graph that the AI 100 compiler is known to accept.
+//!
+//! Inputs, outputs, states, custom functions and the rules for invalid indices are those of the reference's exports;
+//! inside, shapes are constants where the reference traces them. Softmax, norms and rotary tables are f32 whatever the
+//! activations are.
+//!
+//! A position of −1 marks padding. Plain writes keep it (the device drops it); batched writes and all reads turn it into
+//! INT32_MAX, which the compiler knows as "no row here".
+
+mod functions;
+
+use std::collections::HashMap;
+
+use qeff_plugin_api::graph::{
+    Attention, Dim, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
+};
+use qeff_plugin_api::{Elem, TensorIndex, WeightExpr};
+
+use super::common::operand;
+use super::writer::{Attr, Writer};
+use super::{LowerError, Lowered, Target};
+
+/// The index that means "no row": the compiler skips the access.
+const INVALID: i64 = i32::MAX as i64;
+/// Domain of the cache functions.
+const CLOUD: &str = "com.qualcomm.cloud";
+/// Domain of the norm function.
+const AISW: &str = "com.qti.aisw.onnx";
+
+pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
+    let mut aic = Aic { w: Writer::new(program, tensors, Target::Aic), heads_first: HashMap::new() };
+    for (_, node) in program.nodes() {
+        aic.w.enter(node.scope);
+        aic.node(node)?;
+    }
+    // Which functions are used decides which domains are imported.
+    let used = aic.w.custom_ops();
+    let functions = functions::of(&used);
+    let mut opsets = vec![("", functions::OPSET)];
+    for domain in [AISW, CLOUD] {
+        if used.iter().any(|(of, _)| of == domain) {
+            opsets.push((domain, 1));
+        }
+    }
+    Ok(Lowered { functions, ..aic.w.finish(&opsets, 8) })
+}
+
+struct Aic<'a> {
+    w: Writer<'a>,
+    /// `[B, heads, S, D]` form of values that are `[B, S, heads, D]` in the program.
+    heads_first: HashMap<ValueId, String>,
+}
+
+impl Aic<'_> {
+    fn node(&mut self, node: &Node) -> Result<(), LowerError> {
+        match &node.op {
+            Op::Embedding(op) => self.w.embedding(node, op),
+            Op::Linear(op) => self.linear(node, op),
+            Op::RmsNorm(op) => self.rms_norm(node, op),
+            Op::Rotary(op) => self.rotary(node, op),
+            Op::StateWrite(op) => return self.state_write(node, op),
+            Op::Attention(op) => return self.attention(node, op),
+            Op::Select(op) => self.w.select(node, op),
+            Op::Onnx(op) => self.w.onnx(node, op),
+        }
+        Ok(())
+    }
+
+    fn linear(&mut self, node: &Node, op: &Linear) {
+        let weight = operand(node, Linear::WEIGHT);
+        let weight = match self.w.program.weight(weight) {
+            Some(expr) => self.w.weight(expr.clone().transposed(), self.w.program.ty(weight).elem, "weight"),
+            None => {
+                let weight = self.w.name(weight);
+                self.w.transpose(&weight, &[1, 0])
+            }
+        };
+        self.w.projection(node, op, &weight);
+    }
+
+    fn rms_norm(&mut self, node: &Node, op: &RmsNorm) {
+        let weight = self.w.norm_weight(node);
+        let x = self.w.name(operand(node, RmsNorm::X));
+        self.w.node_for(node.outputs[0], AISW, "CustomRMSNorm", &[&x, &weight], &[("epsilon", Attr::Float(op.eps))]);
+    }
+
+    /// The `[B, heads, S, D]` form of a value, made once.
+    fn heads_first(&mut self, value: ValueId) -> String {
+        if let Some(name) = self.heads_first.get(&value) {
+            return name.clone();
+        }
+        let name = self.w.name(value);
+        let name = self.w.transpose(&name, &[0, 2, 1, 3]);
+        self.heads_first.insert(value, name.clone());
+        name
+    }
+
+    fn rotary(&mut self, node: &Node, op: &Rotary) {
+        let positions = operand(node, Rotary::POSITIONS);
+        let cos = self.rope_rows(node, Rotary::COS, op.layout, positions, "cos_cached");
+        let sin = self.rope_rows(node, Rotary::SIN, op.layout, positions, "sin_cached");
+        let value = operand(node, Rotary::X);
+        let x = self.heads_first(value);
+        let width = self.w.width(value) as i64;
+        let rotated = 2 * self.w.width(operand(node, Rotary::COS)) as i64;
+        let turned = if rotated < width { self.slice(&x, 0, rotated, 1) } else { x.clone() };
+        let other = match op.layout {
+            RotaryLayout::Half => {
+                let (low, high) =
+                    (self.slice(&turned, 0, rotated / 2, 1), self.slice(&turned, rotated / 2, rotated, 1));
+                let high = self.w.node("Neg", &[&high], &[]);
+                self.w.node("Concat", &[&high, &low], &[("axis", Attr::Int(-1))])
+            }
+            RotaryLayout::Interleaved => {
+                let (even, odd) = (self.slice(&turned, 0, rotated, 2), self.slice(&turned, 1, rotated, 2));
+                let odd = self.w.node("Neg", &[&odd], &[]);
+                let (odd, even) = (self.w.unsqueeze(&odd, &[-1]), self.w.unsqueeze(&even, &[-1]));
+                let pairs = self.w.node("Concat", &[&odd, &even], &[("axis", Attr::Int(-1))]);
+                self.w.reshape(&pairs, &[0, 0, 0, rotated])
+            }
+        };
+        let straight = self.w.node("Mul", &[&turned, &cos], &[]);
+        let crossed = self.w.node("Mul", &[&other, &sin], &[]);
+        let mut result = self.w.node("Add", &[&straight, &crossed], &[]);
+        if rotated < width {
+            let rest = self.slice(&x, rotated, width, 1);
+            result = self.w.node("Concat", &[&result, &rest], &[("axis", Attr::Int(-1))]);
+        }
+        self.bind_heads_first(node.outputs[0], result);
+    }
+
+    /// Binds a value that exists heads-first; its own form is made only if something else than attention reads it.
+    fn bind_heads_first(&mut self, value: ValueId, name: String) {
+        let direct = self.w.program.nodes().any(|(_, user)| {
+            user.operands.contains(&Some(value))
+                && !matches!(user.op, Op::Attention(_) | Op::StateWrite(_) | Op::Rotary(_))
+        });
+        if direct {
+            let plain = self.w.transpose(&name, &[0, 2, 1, 3]);
+            self.w.bind(value, plain);
+        }
+        self.heads_first.insert(value, name);
+    }
+
+    /// Rows of half a rotary table at the positions, `[B, 1, S, R]`, gathered once for all layers.
+    fn rope_rows(&mut self, node: &Node, part: usize, layout: RotaryLayout, positions: ValueId, name: &str) -> String {
+        let table = operand(node, part);
+        self.w.shared(format!("rope {table:?} {positions:?} {layout:?}"), |w| {
+            let expr = w.program.weight(table).cloned().unwrap_or_else(|| unreachable!("rotary tables are weights"));
+            let half = w.width(table);
+            // The reference stores each number twice, where the rotation needs it.
+            let expr = match layout {
+                RotaryLayout::Half => WeightExpr::Concat { axis: 1, parts: vec![expr.clone(), expr] },
+                RotaryLayout::Interleaved => expr.repeat(1, half, 2),
+            };
+            let table = w.weight(expr, Elem::Act, name);
+            let positions = w.name(positions);
+            let rows = w.node("Gather", &[&table, &positions], &[]);
+            w.unsqueeze(&rows, &[1])
+        })
+    }
+
+    /// Elements `from..to` of the last axis, every `step`-th.
+    fn slice(&mut self, x: &str, from: i64, to: i64, step: i64) -> String {
+        let (from, to, axis, step) =
+            (self.w.ints(&[from]), self.w.ints(&[to]), self.w.ints(&[-1]), self.w.ints(&[step]));
+        self.w.node("Slice", &[x, &from, &to, &axis, &step], &[])
+    }
+
+    fn state_write(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
+        let parts = node.outputs.len();
+        let positions = operand(node, StateWrite::positions(parts));
+        let batch_index = node.operand(StateWrite::batch_index(parts)).map(|value| self.w.name(value));
+        for (i, &output) in node.outputs.iter().enumerate() {
+            self.w.require_full_state(node, output)?;
+            let part = self.w.name(operand(node, StateWrite::part(i)));
+            let new = operand(node, StateWrite::new_rows(i, parts));
+            let (heads, width) = (self.w.fixed(new, 2), self.w.width(new));
+            let new = self.heads_first(new);
+            let new = self.w.repeat_heads(&new, heads, op.repeat, width);
+            match &batch_index {
+                None => {
+                    let positions = self.w.name(positions);
+                    self.w.node_for(output, CLOUD, "CtxScatter", &[&part, &positions, &new], &[]);
+                }
+                Some(batch_index) => {
+                    let positions = self.write_positions(positions);
+                    let inputs = [part.as_str(), batch_index, &positions, &new];
+                    self.w.node_for(output, CLOUD, "CtxScatterCB", &inputs, &[]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Positions with padding turned into the index the compiler drops.
+    fn write_positions(&mut self, positions: ValueId) -> String {
+        self.w.shared(format!("write positions {positions:?}"), |w| {
+            let positions = w.name(positions);
+            let (zero, invalid) = (w.int(0), w.int(INVALID));
+            let padding = w.node("Less", &[&positions, &zero], &[]);
+            w.node("Where", &[&padding, &invalid, &positions], &[])
+        })
+    }
+
+    fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
+        let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
+        self.w.require_full_state(node, k)?;
+        let Some(positions) = node.operand(Attention::POSITIONS) else {
+            return Err(self.w.refuse(node, "only attention with positions is lowered"));
+        };
+        let (heads, kv_heads, width, v_width) =
+            (self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(k), self.w.width(v));
+        let axis = self.w.program.ty(k).dims[2].clone();
+
+        let rows = self.read_rows(&axis, positions);
+        let mask = self.w.hidden_keys(&axis, positions, op.mask);
+        let batch_index = node.operand(Attention::BATCH_INDEX).map(|value| self.w.name(value));
+        let gather = |aic: &mut Self, part: ValueId| {
+            let part = aic.w.name(part);
+            match &batch_index {
+                None => aic.w.node_in(CLOUD, "CtxGather", &[&part, &rows.index, &rows.length], &[], None),
+                Some(batch) => {
+                    aic.w.node_in(CLOUD, "CtxGatherCB", &[&part, batch, &rows.index, &rows.length], &[], None)
+                }
+            }
+        };
+        let keys = gather(self, k);
+        let values = gather(self, v);
+        // Rows that were never written may hold NaN; 0 · NaN would reach every output.
+        let zero = self.w.scalar(0.0);
+        let values = self.w.node("Where", &[&rows.absent, &zero, &values], &[]);
+        let keys = self.w.repeat_heads(&keys, kv_heads, heads / kv_heads, width);
+        let values = self.w.repeat_heads(&values, kv_heads, heads / kv_heads, v_width);
+
+        let q = self.heads_first(q);
+        let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
+        let scores = self.w.node("MatMul", &[&q, &keys], &[]);
+        let mut scores = self.w.scaled(&scores, op.scale, op.softcap);
+        if let Some(mask) = mask {
+            let hidden = self.w.scalar(f32::NEG_INFINITY);
+            scores = self.w.node("Where", &[&mask, &hidden, &scores], &[]);
+        }
+        let weights = self.w.node("Softmax", &[&scores], &[("axis", Attr::Int(-1))]);
+        let context = self.w.node("MatMul", &[&weights, &values], &[]);
+        let context = self.w.transpose(&context, &[0, 2, 1, 3]);
+        let shape = self.w.ints(&[0, 0, (heads * v_width) as i64]);
+        self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
+        Ok(())
+    }
+
+    /// Which rows of a state a call reads; shared by all layers.
+    fn read_rows(&mut self, axis: &Dim, positions: ValueId) -> Rows {
+        let length = self.w.state_length(axis);
+        let index = self.w.state_rows(axis);
+        let absent = self.w.shared(format!("absent {axis} {positions:?}"), |w| {
+            let positions = w.name(positions);
+            let limit = w.node("ReduceMax", &[&positions], &[("axes", Attr::Ints(&[1])), ("keepdims", Attr::Int(1))]);
+            let limit = w.unsqueeze(&limit, &[1]);
+            let index = w.unsqueeze(&index, &[0, 1]);
+            w.node("Greater", &[&index, &limit], &[])
+        });
+        let valid = self.w.shared(format!("valid {axis} {positions:?}"), |w| {
+            let index = w.unsqueeze(&index, &[0, 1]);
+            let invalid = w.int(INVALID);
+            w.node("Where", &[&absent, &invalid, &index], &[])
+        });
+        let absent = self.w.shared(format!("absent rows {axis} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
+        Rows { index: valid, absent, length }
+    }
+}
+
+/// See [`Aic::read_rows`].
+struct Rows {
+    /// `[B, 1, L]`: row numbers, INT32_MAX for rows that hold nothing yet.
+    index: String,
+    /// `[B, 1, L, 1]`: true where a row holds nothing.
+    absent: String,
+    /// L, 0-dimensional.
+    length: String,
+}

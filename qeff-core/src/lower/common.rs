@@ -1,0 +1,186 @@
+//! Operators that both targets write with the same nodes.
+
+use qeff_plugin_api::graph::{
+    AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, RmsNorm, Select, SelectMode, StateKind, ValueId,
+};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
+
+use super::LowerError;
+use super::writer::{Attr, Writer};
+
+/// An operand that a valid node has.
+pub(super) fn operand(node: &Node, index: usize) -> ValueId {
+    node.operand(index).unwrap_or_else(|| unreachable!("a valid {} has operand {index}", node.op.name()))
+}
+
+impl Writer<'_> {
+    /// A fixed dimension of a value; types of valid programs fix every axis that lowering asks about.
+    pub(super) fn fixed(&self, value: ValueId, axis: usize) -> u64 {
+        self.program
+            .ty(value)
+            .dims
+            .get(axis)
+            .and_then(Dim::fixed)
+            .unwrap_or_else(|| unreachable!("axis {axis} is fixed"))
+    }
+
+    /// The last dimension of a value.
+    pub(super) fn width(&self, value: ValueId) -> u64 {
+        self.fixed(value, self.program.ty(value).rank() - 1)
+    }
+
+    pub(super) fn embedding(&mut self, node: &Node, op: &Embedding) {
+        let table = self.operand(operand(node, Embedding::TABLE), "weight");
+        let ids = operand(node, Embedding::IDS);
+        let mut index = match op.negative {
+            NegativeIds::Any => self.name(ids),
+            NegativeIds::Zero => self.not_negative(ids),
+        };
+        if op.offset != 0 {
+            let offset = self.int(op.offset);
+            index = self.node("Add", &[&index, &offset], &[]);
+        }
+        if op.scale == 1.0 {
+            self.node_for(node.outputs[0], "", "Gather", &[&table, &index], &[]);
+        } else {
+            let rows = self.node("Gather", &[&table, &index], &[]);
+            let scale = self.scalar(op.scale);
+            self.node_for(node.outputs[0], "", "Mul", &[&rows, &scale], &[]);
+        }
+    }
+
+    /// Ids with 0 in place of negative ones.
+    pub(super) fn not_negative(&mut self, ids: ValueId) -> String {
+        self.shared(format!("not negative {ids:?}"), |w| {
+            let (ids, zero) = (w.name(ids), w.int(0));
+            let negative = w.node("Less", &[&ids, &zero], &[]);
+            w.node("Where", &[&negative, &zero, &ids], &[])
+        })
+    }
+
+    /// `x · weight + bias` split into heads, where `weight` names an `[in, out]` operand.
+    pub(super) fn projection(&mut self, node: &Node, op: &Linear, weight: &str) {
+        let out = node.outputs[0];
+        let mut steps = vec![("MatMul", weight.to_owned())];
+        if let Some(bias) = node.operand(Linear::BIAS) {
+            steps.push(("Add", self.operand(bias, "bias")));
+        }
+        if op.heads > 0 {
+            let mut shape = vec![0; self.program.ty(out).rank() - 2];
+            shape.extend([op.heads as i64, self.width(out) as i64]);
+            steps.push(("Reshape", self.ints(&shape)));
+        }
+        let mut y = self.name(operand(node, Linear::X));
+        let last = steps.len() - 1;
+        for (i, (op, with)) in steps.iter().enumerate() {
+            if i < last {
+                y = self.node(op, &[&y, with], &[]);
+            } else {
+                self.node_for(out, "", op, &[&y, with], &[]);
+            }
+        }
+    }
+
+    /// The weight of a norm; ones if it has none.
+    pub(super) fn norm_weight(&mut self, node: &Node) -> String {
+        match node.operand(RmsNorm::WEIGHT) {
+            Some(weight) => self.operand(weight, "weight"),
+            None => {
+                let width = self.width(operand(node, RmsNorm::X));
+                self.weight(WeightExpr::Fill { value: 1.0, shape: vec![width] }, Elem::Act, "weight")
+            }
+        }
+    }
+
+    /// `scores · scale`, then softly capped.
+    pub(super) fn scaled(&mut self, scores: &str, scale: f32, softcap: f32) -> String {
+        let scale = self.scalar(scale);
+        let scores = self.node("Mul", &[scores, &scale], &[]);
+        if softcap == 0.0 {
+            return scores;
+        }
+        let cap = self.scalar(softcap);
+        let small = self.node("Div", &[&scores, &cap], &[]);
+        let small = self.node("Tanh", &[&small], &[]);
+        self.node("Mul", &[&small, &cap], &[])
+    }
+
+    /// Refuses what only later families need: rolling states, and attention without a state.
+    pub(super) fn require_full_state(&self, node: &Node, version: ValueId) -> Result<(), LowerError> {
+        match self.program.version(version).map(|version| self.program.state(version.slot)) {
+            Some(state) if state.kind == StateKind::Full => Ok(()),
+            Some(state) => {
+                Err(self.refuse(node, format!("state `{}` is rolling; only full states are lowered", state.slot)))
+            }
+            None => Err(self.refuse(node, "keys and values are no state; only cached attention is lowered")),
+        }
+    }
+
+    /// Length of the states whose rows run along `axis`, 0-dimensional.
+    pub(super) fn state_length(&mut self, axis: &Dim) -> String {
+        // An input's shape is known before anything is computed, so the first state along the axis is asked.
+        let mut states = self.program.states().flat_map(|(_, state)| state.parts.iter().zip(&state.names));
+        let found = states.find(|(part, _)| self.program.ty(**part).dims.get(2) == Some(axis));
+        let first = found.map(|(_, name)| name.clone()).unwrap_or_else(|| unreachable!("a state runs along {axis}"));
+        self.shared(format!("length {axis}"), |w| w.dim(&first, 2))
+    }
+
+    /// Row numbers of the states along `axis`, `[L]`.
+    pub(super) fn state_rows(&mut self, axis: &Dim) -> String {
+        let length = self.state_length(axis);
+        self.shared(format!("rows {axis}"), |w| {
+            let (zero, one) = (w.int(0), w.int(1));
+            w.node("Range", &[&zero, &length, &one], &[])
+        })
+    }
+
+    /// `[B, 1, S, L]`, true where a key is hidden from a query; `None` if none is.
+    pub(super) fn hidden_keys(&mut self, axis: &Dim, positions: ValueId, mask: AttentionMask) -> Option<String> {
+        let window = match mask {
+            AttentionMask::Bidirectional => return None,
+            AttentionMask::Causal => None,
+            AttentionMask::Sliding(window) => Some(window),
+        };
+        let rows = self.state_rows(axis);
+        Some(self.shared(format!("hidden {axis} {positions:?} {mask:?}"), |w| {
+            let keys = w.unsqueeze(&rows, &[0, 1, 2]);
+            let positions = w.name(positions);
+            let queries = w.unsqueeze(&positions, &[1, 3]);
+            let later = w.node("Greater", &[&keys, &queries], &[]);
+            let Some(window) = window else { return later };
+            let reach = w.int(i64::try_from(window).unwrap_or(i64::MAX) - 1);
+            let oldest = w.node("Sub", &[&queries, &reach], &[]);
+            let earlier = w.node("Less", &[&keys, &oldest], &[]);
+            w.node("Or", &[&later, &earlier], &[])
+        }))
+    }
+
+    pub(super) fn select(&mut self, node: &Node, op: &Select) {
+        let h = self.name(operand(node, Select::HIDDEN));
+        let positions = self.name(operand(node, Select::POSITIONS));
+        if op.mode == SelectMode::All {
+            self.bind(node.outputs[0], h);
+            self.bind(node.outputs[1], positions);
+            return;
+        }
+        let small = self.node("Cast", &[&positions], &[("to", Attr::To(DType::I32))]);
+        let mut rows = self.node("ArgMax", &[&small], &[("axis", Attr::Int(1)), ("keepdims", Attr::Int(1))]);
+        if op.mode == SelectMode::LastK {
+            let keep = self.name(operand(node, Select::KEEP));
+            let (zero, one) = (self.int(0), self.int(1));
+            let count = self.dim(&keep, 0);
+            let early = self.node("Less", &[&rows, &count], &[]);
+            let after = self.node("Add", &[&rows, &one], &[]);
+            let first = self.node("Sub", &[&after, &count], &[]);
+            let first = self.node("Where", &[&early, &zero, &first], &[]);
+            let offsets = self.node("Range", &[&zero, &count, &one], &[]);
+            rows = self.node("Add", &[&first, &offsets], &[]);
+        }
+        let index = self.unsqueeze(&rows, &[-1]);
+        self.node_for(node.outputs[0], "", "GatherND", &[&h, &index], &[("batch_dims", Attr::Int(1))]);
+        if self.is_used(node.outputs[1]) {
+            let attrs = [("axis", Attr::Int(1))];
+            self.node_for(node.outputs[1], "", "GatherElements", &[&positions, &rows], &attrs);
+        }
+    }
+}

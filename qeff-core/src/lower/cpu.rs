@@ -1,0 +1,210 @@
+//! Target `cpu`: one inlined graph of standard operators that rten and ONNX Runtime both execute.
+//!
+//! States lie where the runtime put them and are updated in place; attention reads them as they lie, without gathering
+//! rows or repeating heads. A state has one row more than positions (the slack row): a write at position −1 resolves, as
+//! negative indices do, to that last row, which no mask admits. Masked scores are f32::MIN rather than −∞, so a row of
+//! padding averages instead of becoming NaN, and `exp(MIN − max)` is exactly 0 for every other row.
+//!
+//! Weights keep the orientation in which the checkpoint stores them, so that they can be used where they lie.
+
+use qeff_plugin_api::graph::{
+    Attention, AttentionMask, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
+};
+use qeff_plugin_api::{TensorIndex, WeightExpr};
+
+use super::common::operand;
+use super::writer::{Attr, Writer};
+use super::{LowerError, Lowered, Target};
+
+/// The first operator set with `RMSNormalization` and `RotaryEmbedding`.
+const OPSET: i64 = 23;
+
+pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
+    let mut cpu = Cpu { w: Writer::new(program, tensors, Target::Cpu), tensors };
+    for (_, node) in program.nodes() {
+        cpu.w.enter(node.scope);
+        match &node.op {
+            Op::Embedding(op) => cpu.w.embedding(node, op),
+            Op::Linear(op) => cpu.linear(node, op),
+            Op::RmsNorm(op) => cpu.rms_norm(node, op),
+            Op::Rotary(op) => cpu.rotary(node, op),
+            Op::StateWrite(op) => cpu.state_write(node, op)?,
+            Op::Attention(op) => cpu.attention(node, op)?,
+            Op::Select(op) => cpu.w.select(node, op),
+            Op::Onnx(op) => cpu.w.onnx(node, op),
+        }
+    }
+    Ok(cpu.w.finish(&[("", OPSET)], 10))
+}
+
+struct Cpu<'a> {
+    w: Writer<'a>,
+    tensors: &'a TensorIndex,
+}
+
+impl Cpu<'_> {
+    fn linear(&mut self, node: &Node, op: &Linear) {
+        let weight = self.input_major(operand(node, Linear::WEIGHT));
+        self.w.projection(node, op, &weight);
+    }
+
+    /// A projection's weight as `[in, out]`: as it is stored if it is stored so, else a transposed view of it.
+    fn input_major(&mut self, weight: ValueId) -> String {
+        let Some(expr) = self.w.program.weight(weight).cloned() else {
+            let weight = self.w.name(weight);
+            return self.w.transpose(&weight, &[1, 0]);
+        };
+        let elem = self.w.program.ty(weight).elem;
+        let turned = expr.clone().transposed().simplified(self.tensors);
+        if transposes(&turned) < transposes(&expr) {
+            return self.w.weight(turned, elem, "weight");
+        }
+        let weight = self.w.weight(expr, elem, "weight");
+        self.w.transpose(&weight, &[1, 0])
+    }
+
+    fn rms_norm(&mut self, node: &Node, op: &RmsNorm) {
+        let weight = self.w.norm_weight(node);
+        let x = self.w.name(operand(node, RmsNorm::X));
+        let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(op.eps))];
+        self.w.node_for(node.outputs[0], "", "RMSNormalization", &[&x, &weight], &attrs);
+    }
+
+    fn rotary(&mut self, node: &Node, op: &Rotary) {
+        let (x, positions) = (operand(node, Rotary::X), operand(node, Rotary::POSITIONS));
+        let positions = self.w.not_negative(positions);
+        let [cos, sin] = [(Rotary::COS, "cos_cached"), (Rotary::SIN, "sin_cached")].map(|(part, name)| {
+            let table = operand(node, part);
+            self.w.shared(format!("rope {table:?}"), |w| w.operand(table, name))
+        });
+        let (heads, width) = (self.w.fixed(x, 2), self.w.width(x));
+        let rotated = 2 * self.w.width(operand(node, Rotary::COS));
+        // Three-dimensional operands keep heads beside the width, where projections leave them: no transpose.
+        let x = self.w.name(x);
+        let x = self.w.reshape(&x, &[0, 0, (heads * width) as i64]);
+        let mut attrs = vec![("num_heads", Attr::Int(heads as i64))];
+        if rotated < width {
+            attrs.push(("rotary_embedding_dim", Attr::Int(rotated as i64)));
+        }
+        if op.layout == RotaryLayout::Interleaved {
+            attrs.push(("interleaved", Attr::Int(1)));
+        }
+        let y = self.w.node("RotaryEmbedding", &[&x, &cos, &sin, &positions], &attrs);
+        let shape = self.w.ints(&[0, 0, heads as i64, width as i64]);
+        self.w.node_for(node.outputs[0], "", "Reshape", &[&y, &shape], &[]);
+    }
+
+    fn state_write(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
+        let parts = node.outputs.len();
+        let positions = operand(node, StateWrite::positions(parts));
+        let batch_index = node.operand(StateWrite::batch_index(parts));
+        for (i, &output) in node.outputs.iter().enumerate() {
+            self.w.require_full_state(node, output)?;
+            let part = operand(node, StateWrite::part(i));
+            let heads = self.w.fixed(part, 1);
+            let new = operand(node, StateWrite::new_rows(i, parts));
+            let (new_heads, width) = (self.w.fixed(new, 2), self.w.width(new));
+            let new = self.w.name(new);
+            let new = self.w.transpose(&new, &[0, 2, 1, 3]);
+            let new = self.w.repeat_heads(&new, new_heads, op.repeat, width);
+            let index = self.write_index(positions, batch_index, heads);
+            let part = self.w.name(part);
+            self.w.node_for(output, "", "ScatterND", &[&part, &index, &new], &[]);
+        }
+        Ok(())
+    }
+
+    /// `[B, heads, S, 3]`: slot, head and row of every new row; shared by all layers.
+    fn write_index(&mut self, positions: ValueId, batch_index: Option<ValueId>, heads: u64) -> String {
+        self.w.shared(format!("write {positions:?} {batch_index:?} {heads}"), |w| {
+            let rows = w.name(positions);
+            let shape = w.node("Shape", &[&rows], &[]);
+            let (zero, one, two) = (w.ints(&[0]), w.ints(&[1]), w.ints(&[2]));
+            let batch = w.node("Slice", &[&shape, &zero, &one], &[]);
+            let seq = w.node("Slice", &[&shape, &one, &two], &[]);
+            let count = w.ints(&[heads as i64]);
+            let shape = w.node("Concat", &[&batch, &count, &seq, &one], &[("axis", Attr::Int(0))]);
+            let slots = match batch_index {
+                Some(batch_index) => {
+                    let slots = w.name(batch_index);
+                    w.unsqueeze(&slots, &[2, 3])
+                }
+                None => {
+                    let (from, step) = (w.int(0), w.int(1));
+                    let batch = w.dim(&rows, 0);
+                    let slots = w.node("Range", &[&from, &batch, &step], &[]);
+                    w.unsqueeze(&slots, &[1, 2, 3])
+                }
+            };
+            let (from, to, step) = (w.int(0), w.int(heads as i64), w.int(1));
+            let head = w.node("Range", &[&from, &to, &step], &[]);
+            let head = w.unsqueeze(&head, &[0, 2, 3]);
+            let rows = w.unsqueeze(&rows, &[1, 3]);
+            let [slots, head, rows] = [slots, head, rows].map(|index| w.node("Expand", &[&index, &shape], &[]));
+            w.node("Concat", &[&slots, &head, &rows], &[("axis", Attr::Int(3))])
+        })
+    }
+
+    fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
+        let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
+        self.w.require_full_state(node, k)?;
+        let Some(positions) = node.operand(Attention::POSITIONS) else {
+            return Err(self.w.refuse(node, "only attention with positions is lowered"));
+        };
+        let [heads, kv_heads, width, v_width] =
+            [self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(q), self.w.width(v)].map(|n| n as i64);
+        let group = heads / kv_heads;
+
+        let slots = node.operand(Attention::BATCH_INDEX).map(|batch_index| {
+            self.w.shared(format!("slots {batch_index:?}"), |w| {
+                let batch_index = w.name(batch_index);
+                w.reshape(&batch_index, &[-1])
+            })
+        });
+        let [keys, values] = [k, v].map(|part| {
+            let part = self.w.name(part);
+            match &slots {
+                Some(slots) => self.w.node("Gather", &[&part, slots], &[("axis", Attr::Int(0))]),
+                None => part,
+            }
+        });
+        // The query heads of one key head are rows of one product: [B, Hk, g·S, D] against [B, Hk, D, T].
+        let q = self.w.name(q);
+        let q = self.w.transpose(&q, &[0, 2, 1, 3]);
+        let q = if group > 1 { self.w.reshape(&q, &[0, kv_heads, -1, width]) } else { q };
+        let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
+        let scores = self.w.node("MatMul", &[&q, &keys], &[]);
+        let mut scores = self.w.scaled(&scores, op.scale, op.softcap);
+        if let Some(mask) = self.mask(k, positions, op.mask, group) {
+            let hidden = self.w.scalar(f32::MIN);
+            scores = self.w.node("Where", &[&mask, &hidden, &scores], &[]);
+        }
+        let weights = self.w.node("Softmax", &[&scores], &[("axis", Attr::Int(-1))]);
+        let context = self.w.node("MatMul", &[&weights, &values], &[]);
+        let context = if group > 1 { self.w.reshape(&context, &[0, heads, -1, v_width]) } else { context };
+        let context = self.w.transpose(&context, &[0, 2, 1, 3]);
+        let shape = self.w.ints(&[0, 0, heads * v_width]);
+        self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
+        Ok(())
+    }
+
+    /// `[B, 1, g·S, T]`, true where a key is hidden from a query; shared by all layers.
+    fn mask(&mut self, state: ValueId, positions: ValueId, mask: AttentionMask, group: i64) -> Option<String> {
+        let axis = self.w.program.ty(state).dims[2].clone();
+        let hidden = self.w.hidden_keys(&axis, positions, mask)?;
+        if group == 1 {
+            return Some(hidden);
+        }
+        // Row r of a product is query r mod S: the mask is written once for each head of the group.
+        Some(self.w.shared(format!("mask {axis} {positions:?} {mask:?} ×{group}"), |w| {
+            let copies: Vec<_> = (0..group).map(|_| hidden.as_str()).collect();
+            w.node("Concat", &copies, &[("axis", Attr::Int(2))])
+        }))
+    }
+}
+
+/// How many layout changes stand between an expression and what is stored.
+fn transposes(expr: &WeightExpr) -> usize {
+    let own = usize::from(matches!(expr, WeightExpr::Transpose { .. }));
+    own + expr.operands().iter().map(transposes).sum::<usize>()
+}

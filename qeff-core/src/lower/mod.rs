@@ -1,0 +1,99 @@
+//! Lowering: from what a model computes to the nodes a target understands.
+//!
+//! Both targets read the same semantic graph; what differs between them stands in one file each. A lowered program is
+//! nearly an ONNX file, only that initializers are still weight expressions: bytes are the emitter's business.
+//!
+//! | target | states | attention | functions |
+//! |---|---|---|---|
+//! | [`aic`] | `CtxScatter` / `CtxGather` | gathered rows, −∞ mask | custom functions with bodies |
+//! | [`cpu`] | `ScatterND` in place, one slack row | on the state as it lies | none, all inlined |
+//!
+//! Lowering does not choose features (passes do) and does not touch weights' bytes (`weights`).
+
+pub mod aic;
+mod common;
+pub mod cpu;
+mod writer;
+
+use qeff_plugin_api::graph::{Model, Program};
+use qeff_plugin_api::onnx::{FunctionProto, GraphProto, OperatorSetIdProto};
+use qeff_plugin_api::{DType, TensorIndex, WeightExpr};
+
+/// What a program is lowered for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Cloud AI 100: the reference's graph contract, opset 17, custom functions.
+    Aic,
+    /// A CPU engine: opset 23, standard operators only.
+    Cpu,
+}
+
+impl Target {
+    /// The word of the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Aic => "aic",
+            Target::Cpu => "cpu",
+        }
+    }
+}
+
+/// A program for one target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lowered {
+    /// Nodes, inputs and outputs. `initializer` holds small constants only.
+    pub graph: GraphProto,
+    /// Weights, in order of first use.
+    pub weights: Vec<Initializer>,
+    /// Local functions.
+    pub functions: Vec<FunctionProto>,
+    /// Operator sets.
+    pub opset_import: Vec<OperatorSetIdProto>,
+    /// Version of the file schema.
+    pub ir_version: i64,
+}
+
+/// A weight of a lowered program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Initializer {
+    /// Name in the file.
+    pub name: String,
+    /// What it holds, canonical.
+    pub expr: WeightExpr,
+    /// Element type in the file.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Vec<u64>,
+}
+
+/// A program that a target cannot express.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("target {target}, {node}: {why}")]
+pub struct LowerError {
+    /// The target.
+    pub target: &'static str,
+    /// Scope and operator.
+    pub node: String,
+    /// What is not possible.
+    pub why: String,
+}
+
+/// Lowers one program. The program must be valid (`validate`).
+///
+/// # Errors
+/// If the target cannot express an operator or one of its attributes.
+pub fn lower(program: &Program, tensors: &TensorIndex, target: Target) -> Result<Lowered, LowerError> {
+    match target {
+        Target::Aic => aic::lower(program, tensors),
+        Target::Cpu => cpu::lower(program, tensors),
+    }
+}
+
+/// File stem of a lowered program: the architecture, and the program's name unless it is the only one.
+pub fn file_stem(model: &Model, program: &Program) -> String {
+    if model.programs.len() == 1 {
+        model.architecture.clone()
+    } else {
+        format!("{}_{}", model.architecture, program.name)
+    }
+}

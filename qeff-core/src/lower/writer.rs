@@ -1,0 +1,433 @@
+//! Writes nodes of a lowered graph: names, constants, weights, and the bookkeeping between value handles and names.
+//!
+//! Names follow from places: node `/model/layers.3/self_attn/MatMul_1` is the second MatMul of that scope, so names are
+//! stable under changes elsewhere and mean the same in a diff, in Netron and in a compiler's list. Counters are per scope.
+
+use std::collections::HashMap;
+
+use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, Type, ValueId};
+use qeff_plugin_api::onnx::{
+    AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, attribute_type, data_type, tensor_shape_proto, type_proto,
+};
+use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
+
+use super::{Initializer, LowerError, Lowered, Target};
+
+/// An attribute of a node.
+pub(super) enum Attr<'a> {
+    Int(i64),
+    Float(f32),
+    Ints(&'a [i64]),
+    To(DType),
+}
+
+pub(super) struct Writer<'a> {
+    pub(super) program: &'a Program,
+    tensors: &'a TensorIndex,
+    target: Target,
+    nodes: Vec<NodeProto>,
+    constants: Vec<TensorProto>,
+    constant_names: HashMap<String, ()>,
+    weights: Vec<Initializer>,
+    /// Name of the initializer of each expression.
+    weight_names: HashMap<String, String>,
+    counters: HashMap<(String, String), u32>,
+    names: HashMap<ValueId, String>,
+    /// Names that the file's interface fixes: outputs and retained states.
+    ports: HashMap<ValueId, String>,
+    /// Nodes made once for several users, by what they compute.
+    shared: HashMap<String, String>,
+    /// Scope of nodes that layers share: the first segment of the first node's path.
+    top: String,
+    /// Scope of the node being lowered.
+    scope: String,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(program: &'a Program, tensors: &'a TensorIndex, target: Target) -> Self {
+        let path = program.nodes().map(|(_, node)| program.scope_path(node.scope)).find(|path| !path.is_empty());
+        let top = path.and_then(|path| path.split('.').next()).unwrap_or("").to_owned();
+        let mut writer = Writer {
+            program,
+            tensors,
+            target,
+            nodes: vec![],
+            constants: vec![],
+            constant_names: HashMap::new(),
+            weights: vec![],
+            weight_names: HashMap::new(),
+            counters: HashMap::new(),
+            names: HashMap::new(),
+            ports: HashMap::new(),
+            shared: HashMap::new(),
+            top,
+            scope: String::new(),
+        };
+        for input in &program.inputs {
+            writer.names.insert(input.value, input.name.clone());
+        }
+        for (_, state) in program.states() {
+            for (&part, name) in state.parts.iter().zip(&state.names) {
+                writer.names.insert(part, name.clone());
+            }
+        }
+        for ((_, state), last) in program.states().zip(program.retained()) {
+            for (&version, name) in last.iter().zip(&state.names) {
+                writer.ports.insert(version, retained_name(name));
+            }
+        }
+        for output in &program.outputs {
+            // A value that is put out twice is named by its first output; `finish` copies it for the others.
+            writer.ports.entry(output.value).or_insert_with(|| output.name.clone());
+        }
+        writer
+    }
+
+    /// Makes `scope` the place of the nodes that follow.
+    pub(super) fn enter(&mut self, scope: ScopeId) {
+        self.scope = self.program.scope_path(scope).to_owned();
+    }
+
+    pub(super) fn refuse(&self, node: &Node, why: impl Into<String>) -> LowerError {
+        let node = format!("{} in {}", node.op.name(), self.program.scope_path(node.scope));
+        LowerError { target: self.target.name(), node, why: why.into() }
+    }
+
+    // --- values
+
+    /// The name of a value; a weight becomes an initializer called after `operand` of the current scope.
+    pub(super) fn operand(&mut self, value: ValueId, operand: &str) -> String {
+        match self.program.weight(value) {
+            Some(expr) => {
+                let elem = self.program.ty(value).elem;
+                self.weight(expr.clone(), elem, operand)
+            }
+            None => self.name(value),
+        }
+    }
+
+    /// The name of a value that is no weight.
+    pub(super) fn name(&self, value: ValueId) -> String {
+        self.names.get(&value).cloned().unwrap_or_else(|| unreachable!("{value:?} is used before it is lowered"))
+    }
+
+    /// Gives a value the name of what was made for it.
+    pub(super) fn bind(&mut self, value: ValueId, name: String) {
+        self.names.insert(value, name);
+    }
+
+    /// Whether anything uses a value.
+    pub(super) fn is_used(&self, value: ValueId) -> bool {
+        self.ports.contains_key(&value) || self.program.nodes().any(|(_, node)| node.operands.contains(&Some(value)))
+    }
+
+    /// The initializer of an expression, called `{scope}.{operand}` if it is new.
+    pub(super) fn weight(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> String {
+        let expr = expr.simplified(self.tensors);
+        if let WeightExpr::Fill { value, shape } = &expr
+            && shape.is_empty()
+        {
+            return self.scalar(*value);
+        }
+        let dtype = elem.resolve(self.program.act);
+        let key = format!("{dtype}:{expr}");
+        if let Some(name) = self.weight_names.get(&key) {
+            return name.clone();
+        }
+        let shape = expr.shape(self.tensors).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
+        let base = if self.scope.is_empty() { operand.to_owned() } else { format!("{}.{operand}", self.scope) };
+        let mut name = base.clone();
+        let mut k = 0;
+        while self.weights.iter().any(|other| other.name == name) {
+            k += 1;
+            name = format!("{base}_{k}");
+        }
+        self.weight_names.insert(key, name.clone());
+        self.weights.push(Initializer { name: name.clone(), expr, dtype, shape });
+        name
+    }
+
+    // --- constants: small, shared, named by what they are
+
+    pub(super) fn scalar(&mut self, value: f32) -> String {
+        let name = format!("const_f32_{value}");
+        self.constant(name, data_type(DType::F32), vec![], value.to_le_bytes().to_vec())
+    }
+
+    /// A 0-dimensional integer.
+    pub(super) fn int(&mut self, value: i64) -> String {
+        self.constant(format!("const_i64_{value}"), data_type(DType::I64), vec![], value.to_le_bytes().to_vec())
+    }
+
+    /// A 1-dimensional list of integers.
+    pub(super) fn ints(&mut self, values: &[i64]) -> String {
+        let text: Vec<_> = values.iter().map(i64::to_string).collect();
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let dims = vec![values.len() as i64];
+        self.constant(format!("const_i64s_{}", text.join("_")), data_type(DType::I64), dims, bytes)
+    }
+
+    fn constant(&mut self, name: String, data_type: i32, dims: Vec<i64>, bytes: Vec<u8>) -> String {
+        if self.constant_names.insert(name.clone(), ()).is_none() {
+            let tensor =
+                TensorProto { dims, data_type, name: name.clone(), raw_data: Some(bytes), ..TensorProto::default() };
+            self.constants.push(tensor);
+        }
+        name
+    }
+
+    // --- nodes
+
+    /// A standard node with one result in the current scope.
+    pub(super) fn node(&mut self, op: &str, inputs: &[&str], attrs: &[(&str, Attr<'_>)]) -> String {
+        self.node_in("", op, inputs, attrs, None)
+    }
+
+    /// A node whose result is a value of the program, so that an output of the file keeps its fixed name.
+    pub(super) fn node_for(
+        &mut self,
+        value: ValueId,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        attrs: &[(&str, Attr<'_>)],
+    ) {
+        let name = self.node_in(domain, op, inputs, attrs, Some(value));
+        self.bind(value, name);
+    }
+
+    pub(super) fn node_in(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        attrs: &[(&str, Attr<'_>)],
+        value: Option<ValueId>,
+    ) -> String {
+        let name = self.node_name(op);
+        let fixed = value.and_then(|value| self.ports.get(&value).cloned());
+        let output = fixed.unwrap_or_else(|| format!("{name}_output_0"));
+        self.nodes.push(NodeProto {
+            name,
+            op_type: op.to_owned(),
+            domain: domain.to_owned(),
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: vec![output.clone()],
+            attribute: attrs.iter().map(|(key, attr)| attribute(key, attr)).collect(),
+        });
+        output
+    }
+
+    /// A raw ONNX operator of the program as it stands.
+    pub(super) fn onnx(&mut self, node: &Node, op: &OnnxOp) {
+        // Operands of the standard operator that carries named weights; any other weight is called by its place.
+        let names: &[&str] = if op.op_type == "LayerNormalization" { &["x", "weight", "bias"] } else { &[] };
+        let mut input = Vec::with_capacity(node.operands.len());
+        for (i, operand) in node.operands.iter().enumerate() {
+            let place = names.get(i).map_or_else(|| format!("operand_{i}"), |name| (*name).to_owned());
+            input.push(operand.map_or_else(String::new, |value| self.operand(value, &place)));
+        }
+        let name = self.node_name(&op.op_type);
+        let mut output = Vec::with_capacity(node.outputs.len());
+        for (i, &value) in node.outputs.iter().enumerate() {
+            let text = self.ports.get(&value).cloned().unwrap_or_else(|| format!("{name}_output_{i}"));
+            self.bind(value, text.clone());
+            output.push(text);
+        }
+        let attribute = op.attrs.iter().map(|(key, value)| onnx_attribute(key, value)).collect();
+        let (op_type, domain) = (op.op_type.clone(), op.domain.clone());
+        self.nodes.push(NodeProto { name, op_type, domain, input, output, attribute });
+    }
+
+    /// The result of `make`, made once for each `key`; its nodes live in the scope that layers share.
+    pub(super) fn shared(&mut self, key: String, make: impl FnOnce(&mut Self) -> String) -> String {
+        if let Some(name) = self.shared.get(&key) {
+            return name.clone();
+        }
+        let scope = std::mem::replace(&mut self.scope, self.top.clone());
+        let name = make(self);
+        self.scope = scope;
+        self.shared.insert(key, name.clone());
+        name
+    }
+
+    fn node_name(&mut self, op: &str) -> String {
+        let path = node_path(&self.scope);
+        let counter = self.counters.entry((path.clone(), op.to_owned())).or_insert(0);
+        let name = if *counter == 0 { format!("{path}/{op}") } else { format!("{path}/{op}_{counter}") };
+        *counter += 1;
+        name
+    }
+
+    // --- steps that both targets write alike
+
+    /// `Reshape` to a constant shape (0 keeps the operand's dimension, −1 follows from the others).
+    pub(super) fn reshape(&mut self, x: &str, shape: &[i64]) -> String {
+        let shape = self.ints(shape);
+        self.node("Reshape", &[x, &shape], &[])
+    }
+
+    /// `Transpose`.
+    pub(super) fn transpose(&mut self, x: &str, perm: &[i64]) -> String {
+        self.node("Transpose", &[x], &[("perm", Attr::Ints(perm))])
+    }
+
+    /// `Unsqueeze`.
+    pub(super) fn unsqueeze(&mut self, x: &str, axes: &[i64]) -> String {
+        let axes = self.ints(axes);
+        self.node("Unsqueeze", &[x, &axes], &[])
+    }
+
+    /// Length of an axis, 0-dimensional.
+    pub(super) fn dim(&mut self, x: &str, axis: i64) -> String {
+        let shape = self.node("Shape", &[x], &[]);
+        let axis = self.int(axis);
+        self.node("Gather", &[&shape, &axis], &[])
+    }
+
+    /// Each head of `x[B, heads, L, width]` written `times` times in a row: `[B, heads · times, L, width]`.
+    pub(super) fn repeat_heads(&mut self, x: &str, heads: u64, times: u64, width: u64) -> String {
+        if times == 1 {
+            return x.to_owned();
+        }
+        let x = self.unsqueeze(x, &[2]);
+        // Expand broadcasts in both directions, so ones keep the other dimensions without reading their lengths.
+        let shape = self.ints(&[1, 1, times as i64, 1, 1]);
+        let x = self.node("Expand", &[&x, &shape], &[]);
+        self.reshape(&x, &[0, (heads * times) as i64, -1, width as i64])
+    }
+
+    // --- the file
+
+    /// Every (domain, operator) outside the standard domain that was written.
+    pub(super) fn custom_ops(&self) -> Vec<(String, String)> {
+        let mut ops: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|node| !node.domain.is_empty())
+            .map(|node| (node.domain.clone(), node.op_type.clone()))
+            .collect();
+        ops.sort();
+        ops.dedup();
+        ops
+    }
+
+    pub(super) fn finish(mut self, opsets: &[(&str, i64)], ir_version: i64) -> Lowered {
+        let program = self.program;
+        let mut input = vec![];
+        for declaration in program.declarations() {
+            match *declaration {
+                Declaration::Input(i) => {
+                    let port = &program.inputs[i];
+                    input.push(value_info(&port.name, program.ty(port.value), program.act));
+                }
+                Declaration::State(slot) => {
+                    let state = program.state(slot);
+                    for (&part, name) in state.parts.iter().zip(&state.names) {
+                        input.push(value_info(name, program.ty(part), program.act));
+                    }
+                }
+            }
+        }
+        let mut output = vec![];
+        self.scope.clear();
+        for port in &program.outputs {
+            self.put_out(port.value, &port.name);
+            output.push(value_info(&port.name, program.ty(port.value), program.act));
+        }
+        for ((_, state), last) in program.states().zip(program.retained()) {
+            for (&version, name) in last.iter().zip(&state.names) {
+                let name = retained_name(name);
+                self.put_out(version, &name);
+                output.push(value_info(&name, program.ty(version), program.act));
+            }
+        }
+        let opset =
+            |(domain, version): &(&str, i64)| OperatorSetIdProto { domain: (*domain).into(), version: *version };
+        Lowered {
+            graph: GraphProto {
+                name: program.name.clone(),
+                node: self.nodes,
+                initializer: self.constants,
+                input,
+                output,
+                ..GraphProto::default()
+            },
+            weights: self.weights,
+            functions: vec![],
+            opset_import: opsets.iter().map(opset).collect(),
+            ir_version,
+        }
+    }
+
+    /// Copies a value to an output's name where the node that made it could not take the name.
+    fn put_out(&mut self, value: ValueId, name: &str) {
+        let current = self.operand(value, "value");
+        if current != name {
+            let node = self.node_name("Identity");
+            self.nodes.push(NodeProto {
+                name: node,
+                op_type: "Identity".into(),
+                input: vec![current],
+                output: vec![name.to_owned()],
+                ..NodeProto::default()
+            });
+        }
+    }
+}
+
+/// The output that carries a state to the next run.
+pub(super) fn retained_name(state: &str) -> String {
+    format!("{state}_RetainedState")
+}
+
+/// `model.layers.3.self_attn` → `/model/layers.3/self_attn`: an index stays with the name before it.
+fn node_path(scope: &str) -> String {
+    let mut path = String::new();
+    for segment in scope.split('.').filter(|segment| !segment.is_empty()) {
+        let index = segment.bytes().all(|byte| byte.is_ascii_digit());
+        path.push(if index && !path.is_empty() { '.' } else { '/' });
+        path.push_str(segment);
+    }
+    path
+}
+
+fn value_info(name: &str, ty: &Type, act: DType) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension::Value};
+    let dim = |dim: &Dim| Dimension {
+        value: Some(match dim {
+            Dim::Fixed(n) => Value::DimValue(*n as i64),
+            Dim::Symbol(symbol) => Value::DimParam(symbol.name().to_owned()),
+        }),
+    };
+    let shape = TensorShapeProto { dim: ty.dims.iter().map(dim).collect() };
+    let tensor = type_proto::Tensor { elem_type: data_type(ty.dtype(act)), shape: Some(shape) };
+    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)) };
+    ValueInfoProto { name: name.to_owned(), r#type: Some(ty) }
+}
+
+fn attribute(name: &str, value: &Attr<'_>) -> AttributeProto {
+    let base = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
+    match value {
+        Attr::Int(i) => AttributeProto { r#type: attribute_type::INT, i: Some(*i), ..base },
+        Attr::Float(f) => AttributeProto { r#type: attribute_type::FLOAT, f: Some(*f), ..base },
+        Attr::Ints(ints) => AttributeProto { r#type: attribute_type::INTS, ints: ints.to_vec(), ..base },
+        Attr::To(dtype) => AttributeProto { r#type: attribute_type::INT, i: Some(data_type(*dtype).into()), ..base },
+    }
+}
+
+fn onnx_attribute(name: &str, value: &AttrValue) -> AttributeProto {
+    match value {
+        AttrValue::Int(i) => attribute(name, &Attr::Int(*i)),
+        AttrValue::Float(f) => attribute(name, &Attr::Float(*f)),
+        AttrValue::Ints(ints) => attribute(name, &Attr::Ints(ints)),
+        AttrValue::DType(dtype) => attribute(name, &Attr::To(*dtype)),
+        AttrValue::Text(text) => AttributeProto {
+            name: name.to_owned(),
+            r#type: attribute_type::STRING,
+            s: Some(text.clone().into_bytes()),
+            ..AttributeProto::default()
+        },
+    }
+}
