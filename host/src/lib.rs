@@ -1,3 +1,4 @@
 //! qeff host.
 
 pub mod generate;
+pub mod text;
