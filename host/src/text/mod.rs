@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`tokenizer`] | a checkpoint's tokenizer files into a [`Tokenizer`]: text ⇄ ids |
 //! | [`chat`] | a conversation into the text of a prompt |
+//! | [`stream`] | ids that arrive one by one into text that is safe to show, up to a stop string |
 //!
 //! This module knows files, strings and ids. It does not know graphs, logits or how ids are chosen
 //! (`generate::sampler`).
@@ -17,8 +18,10 @@ pub mod chat;
 mod config;
 mod error;
 mod sentencepiece;
+pub mod stream;
 pub mod tokenizer;
 
 pub use chat::{ChatTemplate, Content, Message};
 pub use error::TextError;
+pub use stream::{StopStrings, TextStream};
 pub use tokenizer::Tokenizer;
