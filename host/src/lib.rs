@@ -1,3 +1,5 @@
 //! qeff host.
 
+pub mod generate;
 pub mod runtime;
+pub mod text;
