@@ -1,5 +1,10 @@
 //! qeff host.
 
+pub mod checkpoint;
+pub mod cli;
+pub mod describe;
 pub mod generate;
+pub mod plugins;
+pub mod prepare;
 pub mod runtime;
 pub mod text;

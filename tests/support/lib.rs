@@ -1,1 +1,133 @@
-//! Support for the integration tests.
+//! Support for the integration tests: fixtures, and what Hugging Face computed for them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use qeff_host::checkpoint::Checkpoint;
+use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
+use qeff_host::runtime::Session;
+use qeff_plugin_api::graph::Model;
+use qeff_plugin_api::plugin::{Registration, registered};
+use qeff_plugin_gpt2 as _;
+use qeff_plugin_llama as _;
+
+/// Largest difference of logits allowed, relative to the largest logit of the reference.
+pub const TOLERANCE: f32 = 1e-4;
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// The folder of a fixture, e.g. `llama/base`.
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures").join(name)
+}
+
+/// The fixtures of a family, sorted.
+pub fn fixtures_of(family: &str) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(fixture(family))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| format!("{family}/{}", entry.file_name().to_string_lossy()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// What the linked plugin for a checkpoint describes.
+pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
+    let request = qeff_plugin_api::plugin::Request {
+        config: checkpoint.config.clone(),
+        tensors: checkpoint.weights.index().clone(),
+    };
+    let architectures = registered().into_iter().filter_map(|entry| match entry.item {
+        Registration::Architecture(architecture) => Some(architecture),
+        _ => None,
+    });
+    let architecture = architectures
+        .into_iter()
+        .find(|architecture| architecture.recognise(&request.config).is_some())
+        .context("no architecture")?;
+    Ok(architecture.describe(&request)?)
+}
+
+/// One prompt of a fixture with the reference's answer.
+#[derive(Debug)]
+pub struct Case {
+    /// Name within the fixture: the prefix of its tensors.
+    pub name: String,
+    /// Ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// Greedy ids.
+    pub greedy: Vec<u32>,
+    /// Difference between the two largest logits at each step.
+    pub margins: Vec<f32>,
+    /// Logits of each step, `[steps][vocab]`.
+    pub step_logits: Vec<Vec<f32>>,
+}
+
+/// Expected outputs of a fixture.
+pub fn cases(dir: &Path) -> Result<Vec<Case>> {
+    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(dir.join("expected.json"))?)?;
+    let bytes = std::fs::read(dir.join("expected.safetensors"))?;
+    let tensors = safetensors::SafeTensors::deserialize(&bytes)?;
+    let ids = |value: &serde_json::Value| -> Vec<u32> {
+        value.as_array().into_iter().flatten().filter_map(|id| id.as_u64()).map(|id| id as u32).collect()
+    };
+    let list = json["cases"].as_array().context("expected.json has no cases")?;
+    list.iter()
+        .enumerate()
+        .map(|(i, case)| {
+            let name = i.to_string();
+            let tensor = tensors.tensor(&format!("{name}.step_logits"))?;
+            let vocab = tensor.shape()[1];
+            let numbers: Vec<f32> =
+                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            Ok(Case {
+                name,
+                prompt: ids(&case["prompt_ids"]),
+                greedy: ids(&case["greedy_ids"]),
+                margins: case["margins"].as_array().into_iter().flatten().filter_map(|m| m.as_f64()).map(|m| m as f32).collect(),
+                step_logits: numbers.chunks(vocab).map(<[f32]>::to_vec).collect(),
+            })
+        })
+        .collect()
+}
+
+/// An observer that lets everything pass.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn token(&mut self, _: usize, _: u32) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+}
+
+/// Greedy continuations of the cases, with logits, ignoring EOS.
+pub fn continue_all(session: &mut dyn Session, cases: &[Case], chunk: usize) -> Result<Vec<Completion>> {
+    let requests: Vec<_> = cases
+        .iter()
+        .map(|case| Request { prompt: case.prompt.clone(), max_new_tokens: case.greedy.len() })
+        .collect();
+    let options = Options { sampling: Sampling::default(), eos: vec![], chunk, keep_logits: true };
+    Ok(generate::generate(session, &requests, &options, &mut Silent)?.0)
+}
+
+/// Compares a continuation with the reference: logits first, then ids up to the first near-tie.
+pub fn compare(case: &Case, got: &Completion) -> Result<()> {
+    let largest = case.step_logits.iter().flatten().fold(0f32, |max, x| max.max(x.abs()));
+    let allowed = TOLERANCE * largest;
+    for (step, (expected, found)) in case.step_logits.iter().zip(&got.logits).enumerate() {
+        let worst = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        ensure!(expected.len() == found.len(), "case {}: {} logits, expected {}", case.name, found.len(), expected.len());
+        ensure!(worst <= allowed, "case {} step {step}: logits differ by {worst}, allowed {allowed}", case.name);
+        let (want, id) = (case.greedy[step], got.ids[step]);
+        if case.margins[step] <= 2.0 * allowed {
+            break; // Either answer is right, and what follows depends on it.
+        }
+        ensure!(want == id, "case {} step {step}: id {id}, expected {want}", case.name);
+    }
+    Ok(())
+}

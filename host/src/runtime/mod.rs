@@ -5,7 +5,9 @@
 //! positions that are written after it, so a slot is reused by starting at position 0.
 
 pub mod cpu;
+mod cpu_load;
 
+pub use cpu_load::{CpuWeights, Residence};
 use thiserror::Error;
 
 /// New tokens of one sequence.

@@ -1,3 +1,8 @@
 //! ONNX files: writing them, and a text form of them for review.
 
+mod emit;
+mod export;
 pub mod text;
+
+pub use emit::model;
+pub use export::{ExportError, Exported, export};

@@ -1,0 +1,117 @@
+//! A checkpoint as it lies in a folder: config, generation defaults, weights, tokenizer.
+//!
+//! The parts are optional to different verbs (an export needs no tokenizer, a run by ids needs none either), so each is
+//! opened when it is asked for, and complains then.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use fs_err as fs;
+use qeff_core::weights::Checkpoint as Weights;
+use qeff_plugin_api::config::Config;
+use serde_json::Value as Json;
+
+use crate::text::Tokenizer;
+
+/// Largest config file that is read: the hub's are a few kilobytes.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// A folder with a checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The folder.
+    pub dir: PathBuf,
+    /// config.json.
+    pub config: Config,
+    /// Weight files.
+    pub weights: Weights,
+    eos: Vec<u32>,
+}
+
+impl Checkpoint {
+    /// Opens the config and the weights of `dir`.
+    ///
+    /// # Errors
+    /// If either is missing or malformed.
+    pub fn open(dir: &Path) -> Result<Self> {
+        if !dir.exists() {
+            bail!("there is no checkpoint at {}: give the folder that holds config.json and the weights", dir.display());
+        }
+        if !dir.is_dir() {
+            bail!("{} is a file: give the folder that holds config.json and the weights", dir.display());
+        }
+        let text = read_json_text(&dir.join("config.json"))?
+            .with_context(|| format!("{} has no config.json: is it a checkpoint folder?", dir.display()))?;
+        let config = Config::parse(&text).with_context(|| format!("cannot read {}", dir.join("config.json").display()))?;
+        let generation = match read_json_text(&dir.join("generation_config.json"))? {
+            Some(text) => serde_json::from_str(&text)
+                .with_context(|| format!("{} is not JSON", dir.join("generation_config.json").display()))?,
+            None => Json::Null,
+        };
+        let eos = eos_ids(&generation, "generation_config.json")?;
+        let eos = match eos {
+            Some(ids) => ids,
+            // transformers falls back on the model's own config.
+            None => eos_ids(&serde_json::from_str(&text)?, "config.json")?.unwrap_or_default(),
+        };
+        let weights = Weights::open(dir)?;
+        Ok(Checkpoint { dir: dir.to_owned(), config, weights, eos })
+    }
+
+    /// Ids that end a sequence.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// If there is none, or it is malformed.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        self.opt_tokenizer()?.with_context(|| {
+            format!(
+                "{} has no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt), so text cannot be \
+                 encoded: add one, or give ids with --prompt-ids",
+                self.dir.display()
+            )
+        })
+    }
+
+    /// The tokenizer, if there is one.
+    ///
+    /// # Errors
+    /// If it is malformed.
+    pub fn opt_tokenizer(&self) -> Result<Option<Tokenizer>> {
+        Ok(Tokenizer::open(&self.dir)?)
+    }
+}
+
+/// The text of a JSON file, `None` if there is no such file.
+fn read_json_text(path: &Path) -> Result<Option<String>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+        Ok(meta) if meta.len() > MAX_CONFIG => {
+            bail!("{} has {} bytes; expected a config file of at most {MAX_CONFIG}", path.display(), meta.len())
+        }
+        Ok(_) => {}
+    }
+    let bytes = fs::read(path)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| anyhow::anyhow!("{} is not UTF-8: {}", path.display(), error.utf8_error()))?;
+    Ok(Some(text))
+}
+
+/// `eos_token_id`: a number or a list of them.
+fn eos_ids(json: &Json, file: &str) -> Result<Option<Vec<u32>>> {
+    let id = |value: &Json| {
+        value.as_u64().and_then(|id| u32::try_from(id).ok()).with_context(|| {
+            format!("{file}: `eos_token_id`: expected a token id or a list of them, found {value}")
+        })
+    };
+    match json.get("eos_token_id") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Array(ids)) => ids.iter().map(id).collect::<Result<Vec<_>>>().map(Some),
+        Some(value) => Ok(Some(vec![id(value)?])),
+    }
+}

@@ -1,0 +1,133 @@
+//! `export`: write a model as ONNX for a target.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use qeff_core::lower::{self, Target};
+use qeff_core::onnx;
+use qeff_core::passes::Features;
+use qeff_core::weights::{PackOptions, Progress};
+use serde_json::json;
+
+use super::ModelArgs;
+use super::talk;
+use crate::checkpoint::Checkpoint;
+use crate::describe::{DescribeOptions, describe};
+use crate::plugins::Registry;
+use crate::prepare;
+
+/// Flags of `export`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What the graph is for.
+    #[arg(long, value_enum, default_value_t = TargetArg::Aic)]
+    target: TargetArg,
+    /// Folder to write to; files of the same names are replaced.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Continuous batching: states get a slot axis, and rows say which slot they use. The number of slots is fixed when
+    /// the graph is compiled.
+    #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    full_batch_size: Option<u32>,
+    /// Logits of the last K positions (a speculation target). K is fixed when the graph is compiled.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    num_logits_to_keep: Option<u32>,
+    /// Positions of a sequence; decides rotary rules that depend on the length (dynamic, longrope).
+    #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx_len: Option<u32>,
+    /// Memory for converting weights, in MB.
+    #[arg(long, value_name = "MB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..))]
+    memory_budget: u32,
+    /// Print one JSON document instead of the path.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum TargetArg {
+    /// Cloud AI 100.
+    Aic,
+    /// A CPU engine: rten, ONNX Runtime.
+    Cpu,
+}
+
+impl From<TargetArg> for Target {
+    fn from(target: TargetArg) -> Self {
+        match target {
+            TargetArg::Aic => Target::Aic,
+            TargetArg::Cpu => Target::Cpu,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let started = Instant::now();
+    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let registry = Registry::builtin();
+    let options = DescribeOptions { plugin: args.model.plugin.as_deref(), strict: args.model.strict };
+    let described = describe(&checkpoint, &registry, options)?;
+    described.warnings.iter().for_each(|warning| talk::warn(warning));
+    let features = Features {
+        last_k: args.num_logits_to_keep.is_some(),
+        batching: args.full_batch_size.is_some(),
+        reach: args.ctx_len.map_or(0, u64::from),
+    };
+    let target = Target::from(args.target);
+    let prepared = prepare::prepare(described.model, checkpoint.weights.index(), &features, target)?;
+    for report in &prepared.reports {
+        report.warnings.iter().for_each(|warning| talk::warn(warning));
+    }
+    let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
+    let metadata = [("qeff_transforms", passes.join(",")), ("qeff.target", target.name().to_owned())];
+
+    let mut files = vec![];
+    let mut bytes = 0;
+    for (program, lowered) in prepared.model.programs.iter().zip(&prepared.programs) {
+        let bar = talk::bytes_bar("writing weights", 0);
+        let advance = |progress: Progress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+        };
+        let options = PackOptions {
+            budget: args.memory_budget as usize * 1_000_000,
+            progress: Some(&advance),
+            ..PackOptions::default()
+        };
+        let stem = lower::file_stem(&prepared.model, program);
+        let exported = onnx::export(lowered, &stem, &checkpoint.weights, &args.output, &metadata, &options)
+            .with_context(|| format!("cannot export to {}", args.output.display()))?;
+        bar.finish_and_clear();
+        bytes += exported.bytes;
+        files.push(exported.model);
+    }
+
+    let took = started.elapsed();
+    let peak = talk::peak_memory();
+    if args.json {
+        return talk::json(&json!({
+            "onnx": files,
+            "target": target.name(),
+            "plugin": described.plugin,
+            "passes": passes,
+            "seconds": took.as_secs_f64(),
+            "peak_memory_bytes": peak,
+            "bytes_written": bytes,
+        }));
+    }
+    for report in &prepared.reports {
+        talk::say(&report.to_string());
+    }
+    talk::say(&format!(
+        "exported in {}, peak memory {}, {} written",
+        talk::seconds(took),
+        peak.map_or("unknown".into(), talk::megabytes),
+        talk::megabytes(bytes)
+    ));
+    for file in &files {
+        talk::data(&format!("{}\n", file.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The command line: what was typed becomes what is meant, once, here.
+//!
+//! stdout is data, stderr is talk. Exit codes: 0 done, 1 the user's input, 2 our mistake, 3 an external tool or device.
+
+mod export;
+mod inspect;
+mod plugins;
+mod prompts;
+mod run;
+mod talk;
+
+use std::ffi::OsString;
+use std::panic;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::generate::GenerateError;
+use crate::runtime::RuntimeError;
+
+/// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "qeff-host", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Generate text with a model.
+    #[command(visible_alias = "infer")]
+    Run(run::Args),
+    /// Write a model as ONNX for a target.
+    Export(export::Args),
+    /// Show what a checkpoint is and how it is described.
+    Inspect(inspect::Args),
+    /// Show the plugins that describe models.
+    Plugins(plugins::Args),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The flags that say which model is meant, and how it is described.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Folder of a checkpoint: config.json and safetensors files.
+    #[arg(long, value_name = "DIR", visible_alias = "model-name", alias = "local-model-dir")]
+    pub(crate) model: std::path::PathBuf,
+    /// Plugin to describe the model: the name of one, or a file to load.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) plugin: Option<String>,
+    /// Refuse config fields that nothing reads and tensors that nothing uses.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // A panic is our mistake, whatever brought it about; the default code would be taken for something else.
+    match panic::catch_unwind(|| execute(std::env::args_os())) {
+        Ok(code) => code,
+        Err(_) => {
+            talk::say("this is a bug in qeff-host; please report it with the command and the message above");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(with_dashes(args)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; anything else that clap says is about the user's input.
+            let code = if error.use_stderr() { 1 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match cli.verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Export(args) => export::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Plugins(args) => plugins::run(&args),
+        Verb::Completions { shell } => {
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut Cli::command(), "qeff-host", &mut script);
+            talk::data(&String::from_utf8_lossy(&script))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            talk::error(&error);
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
+fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut flags = true;
+    args.into_iter()
+        .map(|arg| {
+            let Some(text) = arg.to_str() else { return arg };
+            flags &= text != "--";
+            match text.strip_prefix("--") {
+                Some(rest) if flags && !rest.contains(char::is_whitespace) => {
+                    let (name, value) = match rest.split_once('=') {
+                        Some((name, value)) => (name, Some(value)),
+                        None => (rest, None),
+                    };
+                    let name = name.replace('_', "-");
+                    match value {
+                        Some(value) => format!("--{name}={value}").into(),
+                        None => format!("--{name}").into(),
+                    }
+                }
+                _ => arg,
+            }
+        })
+        .collect()
+}
+
+/// 2 if the engine or we failed, else 1: the user's input.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let internal = error.chain().any(|cause| {
+        matches!(cause.downcast_ref::<RuntimeError>(), Some(RuntimeError::Load { .. } | RuntimeError::Run { .. }))
+            || matches!(
+                cause.downcast_ref::<GenerateError>(),
+                Some(GenerateError::Runtime(RuntimeError::Load { .. } | RuntimeError::Run { .. }))
+            )
+    });
+    if internal { 2 } else { 1 }
+}
+
+/// A reader that closed its end has what it wanted.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn underscores_are_dashes_in_flags_only() {
+        let args = ["q", "run", "--ctx_len=1_0", "--prompt", "a_b", "--", "--x_y"].map(OsString::from);
+        let expected = ["q", "run", "--ctx-len=1_0", "--prompt", "a_b", "--", "--x_y"].map(OsString::from);
+        assert_eq!(with_dashes(args), expected);
+    }
+}

@@ -1,0 +1,75 @@
+//! Talking to people (stderr) and handing over data (stdout); the only place that does either.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Writes data. An error is the reader's: it may have closed its end.
+pub(crate) fn data(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Writes one JSON document as the last line of stdout.
+pub(crate) fn json(value: &serde_json::Value) -> Result<()> {
+    data(&format!("{value}\n"))
+}
+
+/// Says something to whoever watches; nobody may be there.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A warning.
+pub(crate) fn warn(text: &str) {
+    say(&format!("warning: {text}"));
+}
+
+/// An error with what led to it, and its hint last.
+pub(crate) fn error(error: &anyhow::Error) {
+    let mut lines = vec![];
+    let mut said = String::new();
+    for (i, cause) in error.chain().enumerate() {
+        let text = cause.to_string();
+        // Some libraries repeat their cause in their own words.
+        if i > 0 && said.contains(&text) {
+            continue;
+        }
+        said.push_str(&text);
+        lines.push(if i == 0 { format!("error: {text}") } else { format!("  {text}") });
+    }
+    say(&lines.join("\n"));
+}
+
+/// A bar over bytes with their rate, on a terminal only.
+pub(crate) fn bytes_bar(what: &'static str, total: u64) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+    let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Most memory that the process has had resident, in bytes; `None` where the system does not say.
+pub(crate) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// `12.3 MB`.
+pub(crate) fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// `0.123 s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    format!("{:.3} s", duration.as_secs_f64())
+}

@@ -1,0 +1,81 @@
+//! From a checkpoint to a described, valid model, with everything about it that a user should hear.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, bail};
+use qeff_plugin_api::graph::Model;
+
+use crate::checkpoint::Checkpoint;
+use crate::plugins::Registry;
+
+/// How to describe.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DescribeOptions<'a> {
+    /// The plugin to use, if the user chose one.
+    pub plugin: Option<&'a str>,
+    /// Refuse what is otherwise only warned of: unread config fields, unused tensors.
+    pub strict: bool,
+}
+
+/// A described model.
+#[derive(Debug)]
+pub struct Described {
+    /// The model.
+    pub model: Model,
+    /// Name of the plugin that described it.
+    pub plugin: String,
+    /// What may not be as the checkpoint's author meant it.
+    pub warnings: Vec<String>,
+}
+
+/// Has a plugin describe the checkpoint, and checks the answer.
+///
+/// # Errors
+/// If no plugin fits, the plugin refuses, its answer is invalid, or `strict` finds anything.
+pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeOptions<'_>) -> Result<Described> {
+    let answer = registry
+        .describe(&checkpoint.config, checkpoint.weights.index(), options.plugin)
+        .with_context(|| format!("cannot describe {}", checkpoint.dir.display()))?;
+    let mut warnings = vec![];
+    if !answer.unread.is_empty() {
+        warnings.push(format!(
+            "config.json: plugin {} does not read {}; if one of them changes the result, the result is wrong",
+            answer.plugin,
+            list(&answer.unread)
+        ));
+    }
+    if let Some(unused) = unused_tensors(checkpoint, &answer.model) {
+        warnings.push(unused);
+    }
+    if options.strict && !warnings.is_empty() {
+        bail!("--strict: {}", warnings.join("; "));
+    }
+    Ok(Described { model: answer.model, plugin: answer.plugin, warnings })
+}
+
+/// One sentence on stored tensors that the model does not read, leaving out those known to carry nothing.
+fn unused_tensors(checkpoint: &Checkpoint, model: &Model) -> Option<String> {
+    let used: BTreeSet<&str> = model.sources();
+    let stale = |name: &str| model.stale_tensors.iter().any(|ending| format!(".{name}").ends_with(ending.as_str()));
+    let readable = checkpoint.weights.index().iter().map(|(name, _)| name);
+    let unreadable = checkpoint.weights.unsupported().map(|(name, _)| name);
+    let unused: Vec<String> = readable
+        .chain(unreadable)
+        .filter(|name| !used.contains(name) && !stale(name))
+        .map(str::to_owned)
+        .collect();
+    (!unused.is_empty()).then(|| {
+        let tensors = if unused.len() == 1 { "1 stored tensor is".to_owned() } else { format!("{} stored tensors are", unused.len()) };
+        format!("{tensors} not used: {}", list(&unused))
+    })
+}
+
+/// The first names of a list, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match names.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => format!("{} and {more} more", shown.join(", ")),
+        _ => shown.join(", "),
+    }
+}

@@ -1,0 +1,74 @@
+//! From a described model to something that runs or is exported: passes and lowering, chosen by what the user asked for.
+
+use anyhow::{Context as _, Result};
+use qeff_core::lower::{self, Lowered, Target};
+use qeff_core::passes::{self, Features, PassReport};
+use qeff_core::weights::Checkpoint as Weights;
+use qeff_plugin_api::TensorIndex;
+use qeff_plugin_api::graph::{Model, Program};
+
+use crate::runtime::cpu::{CpuProgram, CpuSession};
+use crate::runtime::{CpuWeights, Residence};
+
+/// The program of a model that generates text.
+///
+/// # Errors
+/// If the model has none.
+pub fn main_program(model: &Model) -> Result<&Program> {
+    model.program("main").with_context(|| format!("{} has no program `main`", model.architecture))
+}
+
+/// A model after its passes, lowered.
+pub struct Prepared {
+    /// The model as the passes left it.
+    pub model: Model,
+    /// Each of its programs, lowered.
+    pub programs: Vec<Lowered>,
+    /// What the passes did.
+    pub reports: Vec<PassReport>,
+}
+
+/// Applies `features` and lowers every program for `target`.
+///
+/// # Errors
+/// If a pass refuses or the target cannot express the model.
+pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
+    let reports = passes::apply(&mut model, features)?;
+    let programs = model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
+    Ok(Prepared { model, programs, reports })
+}
+
+/// A session on the CPU with what is worth telling about it.
+pub struct CpuReady {
+    /// The session.
+    pub session: CpuSession,
+    /// How the weights were found.
+    pub residence: Residence,
+    /// What the passes did.
+    pub reports: Vec<PassReport>,
+}
+
+/// Makes `model` ready for `slots` sequences of at most `context` positions on the CPU.
+///
+/// # Errors
+/// If the model cannot be lowered or loaded.
+pub fn cpu(model: &Model, weights: &Weights, slots: usize, context: usize) -> Result<CpuReady> {
+    let features = Features { reach: context as u64, ..Features::default() };
+    let plain = prepare(model.clone(), weights.index(), &features, Target::Cpu)?;
+    // Several slots are continuous batching: the indexed program writes one of them.
+    let indexed = (slots > 1)
+        .then(|| prepare(model.clone(), weights.index(), &Features { batching: true, ..features }, Target::Cpu))
+        .transpose()?;
+    let all: Vec<&Prepared> = [&plain].into_iter().chain(&indexed).collect();
+    let lowered: Vec<&Lowered> = all.iter().filter_map(|prepared| prepared.programs.first()).collect();
+    let (engines, residence) = CpuWeights::new(weights).load(&lowered)?;
+    let mut programs = engines
+        .into_iter()
+        .zip(&all)
+        .map(|(engine, prepared)| Ok(CpuProgram::new(engine, main_program(&prepared.model)?)?))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter();
+    let first = programs.next().context("the model has no program")?;
+    let session = CpuSession::new(first, programs.next(), slots, context);
+    Ok(CpuReady { session, residence, reports: plain.reports })
+}
