@@ -274,4 +274,26 @@ proptest! {
             let _ = tokenizer.encode(&text, true).map(|ids| tokenizer.decode(&ids, false));
         }
     }
+
+    /// Whatever tokens a config names, they are taken or refused.
+    #[test]
+    fn odd_special_tokens_never_panic(
+        class in prop::sample::select(vec!["LlamaTokenizer", "GPT2TokenizerFast", ""]),
+        bos in ".{0,3}", eos in "[▁ a]{0,3}", id: u32, special: bool, bits: [bool; 4], text in "[a▁ ]{0,6}",
+    ) {
+        let added = json!({"content": &eos, "special": special, "lstrip": bits[0], "rstrip": bits[1], "normalized": bits[2]});
+        let config = json!({
+            "tokenizer_class": class, "bos_token": &bos, "eos_token": &eos, "add_eos_token": bits[3],
+            "added_tokens_decoder": {id.to_string(): added},
+        });
+        let config = config.to_string();
+        for model in ["llama2", "gpt2"] {
+            let json = std::fs::read(fixture("tokenizers").join(model).join("tokenizer.json")).expect("fixture");
+            let dir = checkpoint(&[("tokenizer.json", &json), ("tokenizer_config.json", config.as_bytes())]);
+            if let Ok(Some(tokenizer)) = Tokenizer::open(dir.path()) {
+                let ids = tokenizer.encode(&format!("{text}{bos}{eos}"), true).expect("a sound vocabulary");
+                tokenizer.decode(&ids, true).expect("a sound vocabulary");
+            }
+        }
+    }
 }
