@@ -152,6 +152,21 @@ impl Sampler {
 
     /// Draws from the filtered distribution; `best` is the first maximum of `row` and `top` its finite value.
     fn draw(&mut self, row: &[f32], best: u32, top: f32) -> u32 {
+        let kept = self.distribution(row, top);
+        let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
+        let mut left = self.random.unit() * total;
+        for candidate in &kept {
+            left -= candidate.weight;
+            if left < 0.0 {
+                return candidate.id;
+            }
+        }
+        // Rounding ate the last step; the most likely id is never filtered.
+        best
+    }
+
+    /// The ids that temperature and filters leave.
+    fn distribution(&self, row: &[f32], top: f32) -> Vec<Candidate> {
         // Temperature scales in f32 like the reference; subtracting the maximum first keeps a tiny one from overflowing
         // and changes no probability.
         let temperature = self.settings.temperature;
@@ -169,16 +184,7 @@ impl Sampler {
             let least = f64::from(self.settings.min_p);
             kept.retain(|candidate| candidate.weight >= least);
         }
-        let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
-        let mut left = self.random.unit() * total;
-        for candidate in &kept {
-            left -= candidate.weight;
-            if left < 0.0 {
-                return candidate.id;
-            }
-        }
-        // Rounding ate the last step; the most likely id is never filtered.
-        best
+        kept
     }
 }
 

@@ -130,6 +130,40 @@ fn draws_follow_the_distribution() {
     }
 }
 
+/// `sampler_rows.json` is what the processors of transformers 4.57.6 leave of random rows (`null` is -inf).
+#[test]
+fn filtered_distributions_are_those_of_transformers() {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        logits: Vec<Option<f32>>,
+        history: Vec<u32>,
+        temperature: f32,
+        top_k: Option<usize>,
+        top_p: f32,
+        min_p: f32,
+        repetition_penalty: f32,
+        probabilities: Vec<f64>,
+    }
+    let rows: Vec<Row> = serde_json::from_str(include_str!("sampler_rows.json")).expect("JSON");
+    for row in rows {
+        let Row { temperature, top_k, top_p, min_p, repetition_penalty, .. } = row;
+        let settings = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed: 0 };
+        let logits: Vec<f32> = row.logits.iter().map(|x| x.unwrap_or(f32::NEG_INFINITY)).collect();
+        let sampler = Sampler::new(&settings).expect("valid");
+        let mut scores = Vec::new();
+        let scores = sampler.penalise(&logits, &row.history, &mut scores);
+        let (_, top) = first_maximum(scores).expect("a usable row");
+        let kept = sampler.distribution(scores, top);
+        let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
+        let mut found = vec![0.0; logits.len()];
+        kept.iter().for_each(|candidate| found[candidate.id as usize] = candidate.weight / total);
+        for (id, (found, expected)) in found.iter().zip(&row.probabilities).enumerate() {
+            let close = (found - expected).abs() <= 2e-5 * expected;
+            assert!(close, "{settings:?}: id {id} has {found}, expected {expected}");
+        }
+    }
+}
+
 #[test]
 fn the_generator_is_the_published_one() {
     // From the authors' C, started at state 1, 2, 3, 4.

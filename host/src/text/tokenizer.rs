@@ -17,7 +17,7 @@ use serde_json::json;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, DecoderWrapper, PreTokenizerWrapper};
+use tokenizers::{AddedToken, Decoder, DecoderWrapper, PreTokenizerWrapper};
 
 use super::config::{self, Config, ROLES, Special, TemplateSource};
 use super::{ChatTemplate, TextError, charsmap, sentencepiece};
@@ -64,7 +64,8 @@ impl Tokenizer {
         guarded(|| adopt(&mut inner, &config)).map_err(|e| {
             TextError::malformed(&file, "the added tokens", e, "tokens the vocabulary can take", RESAVE)
         })?;
-        let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
+        let byte_fallback =
+            inner.get_decoder().is_some_and(|d| any_step(d, &|d| matches!(d, DecoderWrapper::ByteFallback(_))));
         let mut tokenizer = Tokenizer { inner, dir: dir.to_owned(), file, config, byte_fallback };
         tokenizer.frame_as_class_says()?;
         Ok(Some(tokenizer))
@@ -94,7 +95,16 @@ impl Tokenizer {
     /// [`decode`](Self::decode) before spaces are cleaned up.
     pub(super) fn decode_raw(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
         let library = |reason| self.library(format!("decode {} ids", ids.len()), reason);
-        guarded(|| self.inner.decode(ids, skip_special)).map_err(library)
+        let heard: Vec<u32> = ids.iter().copied().filter(|id| !self.is_silent(*id, skip_special)).collect();
+        // The library's own decode has the same trouble as its `id_to_token`: a space before such a token, and a special
+        // one that is not skipped. Only byte-level decoding needs that spelling to read the token at all.
+        let decoded = guarded(|| match self.inner.get_decoder() {
+            Some(decoder) if !any_step(decoder, &|d| matches!(d, DecoderWrapper::ByteLevel(_))) => {
+                decoder.decode(heard.iter().filter_map(|id| self.id_to_token(*id)).collect())
+            }
+            _ => self.inner.decode(&heard, false),
+        });
+        decoded.map_err(library)
     }
 
     /// The id of a token spelled exactly `token`.
@@ -104,7 +114,9 @@ impl Tokenizer {
 
     /// The spelling of a token in the vocabulary, which is not the text it decodes to.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        // Not the library's method of this name, which since 0.23 spells some added tokens as their normaliser would.
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id);
+        added.map(|token| token.content.clone()).or_else(|| self.inner.id_to_token(id))
     }
 
     /// Number of tokens, added ones included. A model's embedding may have more rows.
@@ -178,14 +190,14 @@ impl Tokenizer {
         if !self.byte_fallback {
             return None;
         }
-        let token = self.inner.id_to_token(id)?;
+        let token = self.id_to_token(id)?;
         let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
         (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
     }
 
     /// Whether decoding leaves this id out.
     pub(super) fn is_silent(&self, id: u32, skip_special: bool) -> bool {
-        match self.inner.id_to_token(id) {
+        match self.id_to_token(id) {
             Some(token) => skip_special && self.inner.get_added_vocabulary().is_special_token(&token),
             None => true,
         }
@@ -374,11 +386,11 @@ fn adopt(inner: &mut tokenizers::Tokenizer, config: &Config) -> tokenizers::Resu
     Ok(())
 }
 
-fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
+/// Whether a decoder or one of its steps is of some kind.
+fn any_step(decoder: &DecoderWrapper, kind: &dyn Fn(&DecoderWrapper) -> bool) -> bool {
     match decoder {
-        DecoderWrapper::ByteFallback(_) => true,
-        DecoderWrapper::Sequence(steps) => steps.get_decoders().iter().any(has_byte_fallback),
-        _ => false,
+        DecoderWrapper::Sequence(steps) => steps.get_decoders().iter().any(|step| any_step(step, kind)),
+        step => kind(step),
     }
 }
 

@@ -32,20 +32,24 @@ fn checkpoint(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 
 #[test]
 fn every_row_of_the_json_fixtures() {
-    let styles =
-        ["tokenizers/gpt2", "tokenizers/llama2", "tokenizers/llama3", "tokenizers/chatml", "llama/base", "gpt2/base"];
-    for style in styles {
-        let dir = fixture(style);
-        let tokenizer = open(&dir);
-        let rows = expected(&dir)["tokenizer"].clone();
-        for row in rows.as_array().expect("rows") {
-            let text = row["text"].as_str().expect("text");
-            let at = format!("{style} {text:?}");
-            assert_eq!(tokenizer.encode(text, true).expect(&at), ids(row, "ids"), "{at}");
-            assert_eq!(tokenizer.encode(text, false).expect(&at), ids(row, "ids_plain"), "{at}");
-            assert_eq!(tokenizer.decode(&ids(row, "ids_plain"), false).expect(&at), row["decoded"], "{at}");
-            assert_eq!(tokenizer.decode(&ids(row, "ids"), true).expect(&at), row["decoded_skip_special"], "{at}");
-        }
+    for style in
+        ["tokenizers/gpt2", "tokenizers/llama2", "tokenizers/llama3", "tokenizers/chatml", "llama/base", "gpt2/base"]
+    {
+        check_rows(&fixture(style));
+    }
+}
+
+/// The ids and texts of transformers' fast tokenizer.
+fn check_rows(dir: &Path) {
+    let tokenizer = open(dir);
+    let rows = expected(dir)["tokenizer"].clone();
+    for row in rows.as_array().expect("rows") {
+        let text = row["text"].as_str().expect("text");
+        let at = format!("{tokenizer:?} {text:?}");
+        assert_eq!(tokenizer.encode(text, true).expect(&at), ids(row, "ids"), "{at}");
+        assert_eq!(tokenizer.encode(text, false).expect(&at), ids(row, "ids_plain"), "{at}");
+        assert_eq!(tokenizer.decode(&ids(row, "ids_plain"), false).expect(&at), row["decoded"], "{at}");
+        assert_eq!(tokenizer.decode(&ids(row, "ids"), true).expect(&at), row["decoded_skip_special"], "{at}");
     }
 }
 
@@ -155,6 +159,18 @@ fn special_tokens_the_vocabulary_lacks_are_appended() {
 }
 
 #[test]
+fn a_special_token_that_is_normalised_stays_special() {
+    let model = std::fs::read(fixture("tokenizers/spm-bpe/tokenizer.model")).expect("fixture");
+    let config = br#"{"added_tokens_decoder": {"0": {"content": "<unk>", "special": true, "normalized": true}}}"#;
+    let dir = checkpoint(&[("tokenizer.model", &model), ("tokenizer_config.json", config)]);
+    let tokenizer = open(dir.path());
+    let the = tokenizer.encode("The", false).expect("encodes");
+    let ids = [&the[..], &[0]].concat();
+    assert_eq!(tokenizer.decode(&ids, true).expect("decodes"), "The");
+    assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), "The<unk>");
+}
+
+#[test]
 fn llama_classes_follow_the_flags() {
     let json = words(json!({}));
     let encode = |config: Value| {
@@ -206,7 +222,8 @@ fn damaged_files_are_refused_by_name() {
 }
 
 /// Real vocabularies, which are too large to keep here. `QEFF_TEST_TOKENIZERS` is a directory with `gpt2/tokenizer.json`
-/// (50257 ids), `stories260K/tokenizer.json`, and any number of `spm-*/` like the fixtures of that name.
+/// (50257 ids), `stories260K/tokenizer.json`, and any number of `spm-*/` and `rows-*/` like the bare and the other
+/// fixtures.
 #[test]
 #[ignore = "needs published tokenizers that are not part of the repository"]
 fn published_tokenizers() {
@@ -221,8 +238,10 @@ fn published_tokenizers() {
     assert_eq!(ids[0], 1);
     assert_eq!(stories.decode(&ids, true).expect("decodes"), "Once upon a time, 日");
     for entry in std::fs::read_dir(&dir).expect("a directory").flatten() {
-        if entry.file_name().to_string_lossy().starts_with("spm-") {
-            check_sentencepiece(&entry.path());
+        match entry.file_name().to_string_lossy().split_once('-') {
+            Some(("spm", _)) => check_sentencepiece(&entry.path()),
+            Some(("rows", _)) => check_rows(&entry.path()),
+            _ => {}
         }
     }
 }
@@ -253,6 +272,28 @@ proptest! {
         let dir = checkpoint(&[(name, &bytes)]);
         if let Ok(Some(tokenizer)) = Tokenizer::open(dir.path()) {
             let _ = tokenizer.encode(&text, true).map(|ids| tokenizer.decode(&ids, false));
+        }
+    }
+
+    /// Whatever tokens a config names, they are taken or refused.
+    #[test]
+    fn odd_special_tokens_never_panic(
+        class in prop::sample::select(vec!["LlamaTokenizer", "GPT2TokenizerFast", ""]),
+        bos in ".{0,3}", eos in "[▁ a]{0,3}", id: u32, special: bool, bits: [bool; 4], text in "[a▁ ]{0,6}",
+    ) {
+        let added = json!({"content": &eos, "special": special, "lstrip": bits[0], "rstrip": bits[1], "normalized": bits[2]});
+        let config = json!({
+            "tokenizer_class": class, "bos_token": &bos, "eos_token": &eos, "add_eos_token": bits[3],
+            "added_tokens_decoder": {id.to_string(): added},
+        });
+        let config = config.to_string();
+        for model in ["llama2", "gpt2"] {
+            let json = std::fs::read(fixture("tokenizers").join(model).join("tokenizer.json")).expect("fixture");
+            let dir = checkpoint(&[("tokenizer.json", &json), ("tokenizer_config.json", config.as_bytes())]);
+            if let Ok(Some(tokenizer)) = Tokenizer::open(dir.path()) {
+                let ids = tokenizer.encode(&format!("{text}{bos}{eos}"), true).expect("a sound vocabulary");
+                tokenizer.decode(&ids, true).expect("a sound vocabulary");
+            }
         }
     }
 }
