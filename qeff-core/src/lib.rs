@@ -1,3 +1,4 @@
 //! core
 
 pub mod mapping;
+pub mod weights;
