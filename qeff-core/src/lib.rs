@@ -1,4 +1,14 @@
-//! The machine of qeff.
+//! The machine of qeff: what turns a description into files and bytes.
+//!
+//! | module | holds | may not know |
+//! |---|---|---|
+//! | [`passes`] | features over the semantic graph | targets, families |
+//! | [`lower`] | targets: semantic graph to ONNX nodes | weights' bytes |
+//! | [`weights`] | checkpoints, and weight expressions as a stream of bytes | graphs, ONNX |
+//! | [`onnx`] | model files and their text form | what a node means |
+//! | [`mapping`] | mapped files | what is in them |
+//!
+//! There is no dlopen here, no child process, no network, no terminal.
 
 pub mod lower;
 pub mod mapping;

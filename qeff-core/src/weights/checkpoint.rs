@@ -1,0 +1,392 @@
+//! A Hugging Face checkpoint: one safetensors file, or shards with an index beside them.
+//!
+//! Opening reads headers only, so a checkpoint of any size opens in milliseconds; every statement a file makes about
+//! itself is checked here, once, so that reading later is arithmetic. A tensor of a type we cannot compute with (fp8,
+//! say) is refused when somebody uses it: a checkpoint may carry tensors that no description asks for.
+//!
+//! This module does not know what tensors are for, nor any format but safetensors.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
+
+use super::safetensors::{HeaderError, read_header};
+use super::source::{SourceError, TensorSource};
+use crate::mapping::{Mapping, MappingError};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Longest index that is read: a trillion-parameter mixture of experts has about ten megabytes of names.
+const MAX_INDEX: u64 = 256 << 20;
+
+/// Why a directory is no checkpoint that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The directory or a file in it cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A weight file cannot be mapped.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// No weights at all.
+    #[error("{} has no weights: expected {SINGLE}, {INDEX} with its shards, or one other .safetensors file", dir.display())]
+    NoWeights {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Weights in PyTorch's pickle format only.
+    #[error(
+        "{} has its weights only as PyTorch pickles ({found}), which can run code when they are read and are not \
+         supported; convert them once with transformers: AutoModel.from_pretrained(dir).save_pretrained(dir, \
+         safe_serialization=True)", dir.display()
+    )]
+    PytorchOnly {
+        /// The directory.
+        dir: PathBuf,
+        /// One of the files.
+        found: String,
+    },
+    /// Several files and nothing that says which are the model.
+    #[error("{} has neither {SINGLE} nor {INDEX}, and several other files: {}; keep one, or add the index", dir.display(), files.join(", "))]
+    Ambiguous {
+        /// The directory.
+        dir: PathBuf,
+        /// The candidates.
+        files: Vec<String>,
+    },
+    /// A safetensors file that contradicts itself.
+    #[error("{}: {error}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        error: HeaderError,
+    },
+    /// The index is not what an index is.
+    #[error("{}: {why}", path.display())]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// What was expected and found.
+        why: String,
+    },
+    /// The index names a file outside the checkpoint.
+    #[error("{}: tensor `{tensor}` is said to be in `{file}`; a shard has to be a plain path inside the checkpoint", path.display())]
+    OutsidePath {
+        /// The index file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The path given for it.
+        file: String,
+    },
+    /// The index names a file that is not there.
+    #[error("{}: tensor `{tensor}` is said to be in `{file}`, which is missing; fetch that shard again", path.display())]
+    MissingFile {
+        /// The index file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The missing file.
+        file: String,
+    },
+    /// The index names a tensor that its file does not hold.
+    #[error("{}: tensor `{tensor}` is said to be in `{file}`, which does not hold it; index and shards are of different downloads", path.display())]
+    MissingTensor {
+        /// The index file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: String,
+    },
+    /// Two shards hold a tensor of one name.
+    #[error("tensor `{tensor}` is in {} and in {}; one of the shards is left over from another download", first.display(), second.display())]
+    Duplicate {
+        /// The tensor.
+        tensor: String,
+        /// A file that holds it.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+    },
+}
+
+/// One weight file of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct CheckpointFile {
+    mapping: Arc<Mapping>,
+}
+
+impl CheckpointFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.mapping.path()
+    }
+
+    /// Its mapping, to be kept by whoever wants the bytes to stay.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+}
+
+/// Where a stored tensor lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorView<'a> {
+    /// Element type as stored.
+    pub dtype: DType,
+    /// Dimensions as stored, slowest first.
+    pub shape: &'a [u64],
+    /// Position in [`Checkpoint::files`].
+    pub file: usize,
+    /// First byte, counted from the beginning of the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+impl TensorView<'_> {
+    /// The bytes of the tensor, counted from the beginning of the file.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.length
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    file: usize,
+    range: Range<u64>,
+}
+
+#[derive(Debug)]
+struct Unsupported {
+    file: usize,
+    dtype: String,
+}
+
+/// An opened checkpoint; see the module documentation.
+#[derive(Debug)]
+pub struct Checkpoint {
+    files: Vec<CheckpointFile>,
+    index: TensorIndex,
+    places: BTreeMap<String, Place>,
+    unsupported: BTreeMap<String, Unsupported>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in `dir`: `model.safetensors`, else the shards that `model.safetensors.index.json` lists, else
+    /// the only other `.safetensors` file.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`]; each variant names the file, and the tensor where there is one.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let dir = dir.as_ref();
+        if dir.join(SINGLE).exists() {
+            return Self::load(&[dir.join(SINGLE)]);
+        }
+        if dir.join(INDEX).exists() {
+            return Self::open_sharded(dir);
+        }
+        let names = list(dir)?;
+        let with = |ends: &[&str]| -> Vec<String> {
+            names.iter().filter(|name| ends.iter().any(|end| name.ends_with(end))).cloned().collect()
+        };
+        let files = with(&[".safetensors"]);
+        match files.as_slice() {
+            [one] => Self::load(&[dir.join(one)]),
+            [] => match with(&[".bin", ".pt", ".pth"]).into_iter().next() {
+                Some(found) => Err(CheckpointError::PytorchOnly { dir: dir.to_owned(), found }),
+                None => Err(CheckpointError::NoWeights { dir: dir.to_owned() }),
+            },
+            _ => Err(CheckpointError::Ambiguous { dir: dir.to_owned(), files }),
+        }
+    }
+
+    fn open_sharded(dir: &Path) -> Result<Self, CheckpointError> {
+        let path = dir.join(INDEX);
+        let map = read_weight_map(&path)?;
+        let mut shards = BTreeSet::new();
+        for (tensor, file) in &map {
+            if shards.contains(file) {
+                continue;
+            }
+            let plain = !file.is_empty() && Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
+            let (tensor, file) = (tensor.clone(), file.clone());
+            if !plain {
+                return Err(CheckpointError::OutsidePath { path, tensor, file });
+            }
+            // Follows links: a hub cache is links to blobs, and a link that leads nowhere is a missing file.
+            if !dir.join(&file).is_file() {
+                return Err(CheckpointError::MissingFile { path, tensor, file });
+            }
+            shards.insert(file);
+        }
+        let shards: Vec<String> = shards.into_iter().collect();
+        let files: Vec<PathBuf> = shards.iter().map(|file| dir.join(file)).collect();
+        let checkpoint = Self::load(&files)?;
+        for (tensor, file) in map {
+            if checkpoint.file_of(&tensor).map(|at| &shards[at]) != Some(&file) {
+                return Err(CheckpointError::MissingTensor { path, tensor, file });
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn load(paths: &[PathBuf]) -> Result<Self, CheckpointError> {
+        let mut checkpoint = Self {
+            files: Vec::with_capacity(paths.len()),
+            index: TensorIndex::new(),
+            places: BTreeMap::new(),
+            unsupported: BTreeMap::new(),
+        };
+        for (file, path) in paths.iter().enumerate() {
+            let mapping = Arc::new(Mapping::open(path)?);
+            let entries =
+                read_header(mapping.all()).map_err(|error| CheckpointError::Header { path: path.clone(), error })?;
+            mapping.release(0..mapping.len());
+            for entry in entries {
+                if let Some(first) = checkpoint.file_of(&entry.name) {
+                    let (tensor, first) = (entry.name, paths[first].clone());
+                    return Err(CheckpointError::Duplicate { tensor, first, second: path.clone() });
+                }
+                match entry.dtype {
+                    Ok(dtype) => {
+                        checkpoint.index.insert(entry.name.clone(), TensorInfo { dtype, shape: entry.shape });
+                        checkpoint.places.insert(entry.name, Place { file, range: entry.range });
+                    }
+                    Err(dtype) => {
+                        checkpoint.unsupported.insert(entry.name, Unsupported { file, dtype });
+                    }
+                }
+            }
+            checkpoint.files.push(CheckpointFile { mapping });
+        }
+        Ok(checkpoint)
+    }
+
+    fn file_of(&self, tensor: &str) -> Option<usize> {
+        let place = self.places.get(tensor).map(|place| place.file);
+        place.or_else(|| self.unsupported.get(tensor).map(|tensor| tensor.file))
+    }
+
+    /// Every tensor that can be read, by name.
+    pub fn index(&self) -> &TensorIndex {
+        &self.index
+    }
+
+    /// Where the tensor `name` lies; `None` also for one of an unsupported type.
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let (info, place) = (self.index.get(name)?, self.places.get(name)?);
+        Some(TensorView {
+            dtype: info.dtype,
+            shape: &info.shape,
+            file: place.file,
+            offset: place.range.start,
+            length: place.range.end - place.range.start,
+        })
+    }
+
+    /// Tensors that are stored in a type this crate has none for, with the name of that type.
+    pub fn unsupported(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.unsupported.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype.as_str()))
+    }
+
+    /// The weight files, in name order.
+    pub fn files(&self) -> &[CheckpointFile] {
+        &self.files
+    }
+
+    /// Bytes of all weight files together.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.mapping.len()).sum()
+    }
+
+    /// Bytes of the elements `elements` of `name` within its file.
+    fn locate(&self, name: &str, elements: &Range<u64>) -> Option<(&Mapping, Range<u64>)> {
+        let (info, place) = (self.index.get(name)?, self.places.get(name)?);
+        let size = info.dtype.size() as u64;
+        let start = place.range.start.checked_add(elements.start.checked_mul(size)?)?;
+        let end = place.range.start.checked_add(elements.end.checked_mul(size)?)?;
+        (start <= end && end <= place.range.end).then(|| (&*self.files[place.file].mapping, start..end))
+    }
+}
+
+impl TensorSource for Checkpoint {
+    fn index(&self) -> &TensorIndex {
+        &self.index
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo, SourceError> {
+        if let Some(Unsupported { file, dtype }) = self.unsupported.get(name) {
+            let place = self.files[*file].path().display().to_string();
+            return Err(SourceError::Unsupported { tensor: name.to_owned(), place, dtype: dtype.clone() });
+        }
+        self.index.get(name).ok_or_else(|| SourceError::Missing(name.to_owned()))
+    }
+
+    fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
+        let info = self.info(name)?;
+        let Some((mapping, range)) = self.locate(name, &elements) else {
+            let count = info.shape.iter().product();
+            return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
+        };
+        let bytes = mapping.bytes(range);
+        bytes.map(Cow::Borrowed).map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() })
+    }
+
+    fn release(&self, name: &str, elements: Range<u64>) {
+        if let Some((mapping, range)) = self.locate(name, &elements) {
+            mapping.release(range);
+        }
+    }
+}
+
+/// Names in `dir`, sorted so that messages do not depend on the file system.
+fn list(dir: &Path) -> Result<Vec<String>, CheckpointError> {
+    let read = || -> std::io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    };
+    read().map_err(|error| CheckpointError::Io { path: dir.to_owned(), error })
+}
+
+fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
+    let io = |error| CheckpointError::Io { path: path.to_owned(), error };
+    let wrong = |why: String| CheckpointError::Index { path: path.to_owned(), why };
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    if length > MAX_INDEX {
+        return Err(wrong(format!("it has {length} bytes; an index has at most {MAX_INDEX}")));
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).map_err(io)?).map_err(|e| wrong(format!("it is not JSON: {e}")))?;
+    let map = json.get("weight_map").and_then(serde_json::Value::as_object);
+    let map = map.ok_or_else(|| wrong("it has no object `weight_map` from tensor names to files".into()))?;
+    if map.is_empty() {
+        return Err(wrong("its `weight_map` is empty".into()));
+    }
+    let entry = |(tensor, file): (&String, &serde_json::Value)| match file.as_str() {
+        Some(file) => Ok((tensor.clone(), file.to_owned())),
+        None => Err(wrong(format!("`weight_map` has {file} for tensor `{tensor}`; a file name was expected"))),
+    };
+    map.iter().map(entry).collect()
+}
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

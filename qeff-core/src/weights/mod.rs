@@ -1,0 +1,26 @@
+//! The weights room: from a checkpoint's files to the tensors a graph wants, as a stream.
+//!
+//! A [`WeightExpr`](qeff_plugin_api::WeightExpr) says what a weight is made of. Here it becomes bytes, tile by tile, so
+//! that memory is bounded by a budget and not by the largest tensor. Reading is behind [`TensorSource`], writing behind
+//! [`TileSink`]: formats on one side and files on the other do not know of each other.
+//!
+//! This room knows nothing of graphs, ONNX or targets. [`pack`] writes an external-data file because every target wants
+//! one, and hands back where each tensor landed; who refers to it is the emitter's business.
+
+mod checkpoint;
+mod convert;
+mod eval;
+mod kernel;
+mod plan;
+mod region;
+mod safetensors;
+mod source;
+mod tile;
+mod writer;
+
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile, TensorView};
+pub use eval::{EvalError, Evaluation, TileSink, Traffic, evaluate_to_vec, write};
+pub use safetensors::HeaderError;
+pub use source::{SourceError, TensorSource};
+pub use tile::Tiling;
+pub use writer::{PackError, PackOptions, PackRequest, Packed, Placement, Progress, pack};

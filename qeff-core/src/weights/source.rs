@@ -1,0 +1,79 @@
+//! Where tensors come from, as far as evaluation is concerned.
+//!
+//! Evaluation asks for runs of elements in the stored type and gives them back; it must not know whether they lie in a
+//! mapped file or are decoded block by block (GGUF, quantised checkpoints, a plugin's own format).
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use qeff_plugin_api::{TensorIndex, TensorInfo};
+
+/// Why a source does not give a tensor.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// There is no tensor of this name.
+    #[error("the checkpoint has no tensor `{0}`")]
+    Missing(String),
+    /// The tensor is there, in a type that cannot be evaluated.
+    #[error("tensor `{tensor}` in {place} is stored as {dtype}, which cannot be read as numbers here")]
+    Unsupported {
+        /// The tensor.
+        tensor: String,
+        /// File, or whatever holds it.
+        place: String,
+        /// The type by its name in the file.
+        dtype: String,
+    },
+    /// More elements were asked for than the tensor has.
+    #[error("tensor `{tensor}` has {count} elements; elements {}..{} were asked for", range.start, range.end)]
+    OutOfRange {
+        /// The tensor.
+        tensor: String,
+        /// The elements asked for.
+        range: Range<u64>,
+        /// Elements in the tensor.
+        count: u64,
+    },
+    /// The bytes could not be read or decoded.
+    #[error("cannot read tensor `{tensor}`: {error}")]
+    Read {
+        /// The tensor.
+        tensor: String,
+        /// What went wrong.
+        #[source]
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A set of stored tensors that can be read in runs.
+///
+/// Implementations are shared by all workers of a write and have to be cheap to ask repeatedly: a transposed weight is
+/// asked for in runs of rows, front to back.
+pub trait TensorSource: Sync {
+    /// Names, types and shapes of all tensors that can be read.
+    fn index(&self) -> &TensorIndex;
+
+    /// Type and shape of `name`.
+    ///
+    /// # Errors
+    /// [`SourceError::Missing`]; sources that know more about a name outside their index (a type they cannot read) say it
+    /// here.
+    fn info(&self, name: &str) -> Result<&TensorInfo, SourceError> {
+        self.index().get(name).ok_or_else(|| SourceError::Missing(name.to_owned()))
+    }
+
+    /// Elements `elements` of tensor `name` in row-major order: little-endian, in the type the index states, of any
+    /// alignment.
+    ///
+    /// A source that decodes may be asked for a range that cuts its blocks; it decodes those that the range touches and
+    /// lends the part asked for. Evaluation keeps one lent range at a time and bounds its length.
+    ///
+    /// # Errors
+    /// As [`Self::info`], [`SourceError::OutOfRange`], and [`SourceError::Read`] for whatever the storage says.
+    fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError>;
+
+    /// Says that elements lent before are not needed for now. Only memory depends on it: they may be asked for again.
+    fn release(&self, name: &str, elements: Range<u64>) {
+        let _ = (name, elements);
+    }
+}
