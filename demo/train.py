@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the demo checkpoint: a 1.8M-parameter Llama that has read one book.
+"""Train the demo checkpoint: a Llama of 1.77M parameters that has read one book.
 
     train.py --out kjv-1.7m                              # everything, from the Debian archive to the checkpoint
     train.py --out kjv-1.7m --steps 200                  # a quick look
@@ -30,7 +30,7 @@ VOCAB = 1536
 STEPS = 2200
 ROWS, LENGTH = 32, 256  # tokens per step; the last part of the run has half the rows at twice the length
 PEAK_LR, WARMUP, WEIGHT_DECAY, CLIP = 3e-3, 50, 0.1, 1.0
-PROMPTS = ["In the beginning", "And the king said unto the prophet,", "Blessed is the man"]
+PROMPTS = ["In the beginning", "The wise man", "The LORD is my"]  # the last one runs into EOS
 
 
 def book(work):
