@@ -14,7 +14,8 @@ use crate::describe::{DescribeOptions, describe};
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, Timing};
 use crate::plugins::Registry;
 use crate::prepare;
-use crate::text::{ChatOptions, ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
+use crate::text::chat::ChatOptions;
+use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
 
 /// New tokens where neither the user nor a context length says how many.
 const DEFAULT_NEW_TOKENS: usize = 128;
