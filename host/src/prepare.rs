@@ -34,7 +34,8 @@ pub struct Prepared {
 /// If a pass refuses or the target cannot express the model.
 pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
     let reports = passes::apply(&mut model, features)?;
-    let programs = model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
+    let programs =
+        model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
     Ok(Prepared { model, programs, reports })
 }
 

@@ -89,7 +89,13 @@ pub fn cases(dir: &Path) -> Result<Vec<Case>> {
                 name,
                 prompt: ids(&case["prompt_ids"]),
                 greedy: ids(&case["greedy_ids"]),
-                margins: case["margins"].as_array().into_iter().flatten().filter_map(|m| m.as_f64()).map(|m| m as f32).collect(),
+                margins: case["margins"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|m| m.as_f64())
+                    .map(|m| m as f32)
+                    .collect(),
                 step_logits: numbers.chunks(vocab).map(<[f32]>::to_vec).collect(),
             })
         })
@@ -107,10 +113,8 @@ impl Observer for Silent {
 
 /// Greedy continuations of the cases, with logits, ignoring EOS.
 pub fn continue_all(session: &mut dyn Session, cases: &[Case], chunk: usize) -> Result<Vec<Completion>> {
-    let requests: Vec<_> = cases
-        .iter()
-        .map(|case| Request { prompt: case.prompt.clone(), max_new_tokens: case.greedy.len() })
-        .collect();
+    let requests: Vec<_> =
+        cases.iter().map(|case| Request { prompt: case.prompt.clone(), max_new_tokens: case.greedy.len() }).collect();
     let options = Options { sampling: Sampling::default(), eos: vec![], chunk, keep_logits: true };
     Ok(generate::generate(session, &requests, &options, &mut Silent)?.0)
 }
@@ -121,7 +125,13 @@ pub fn compare(case: &Case, got: &Completion) -> Result<()> {
     let allowed = TOLERANCE * largest;
     for (step, (expected, found)) in case.step_logits.iter().zip(&got.logits).enumerate() {
         let worst = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-        ensure!(expected.len() == found.len(), "case {}: {} logits, expected {}", case.name, found.len(), expected.len());
+        ensure!(
+            expected.len() == found.len(),
+            "case {}: {} logits, expected {}",
+            case.name,
+            found.len(),
+            expected.len()
+        );
         ensure!(worst <= allowed, "case {} step {step}: logits differ by {worst}, allowed {allowed}", case.name);
         let (want, id) = (case.greedy[step], got.ids[step]);
         if case.margins[step] <= 2.0 * allowed {

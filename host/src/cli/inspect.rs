@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use qeff_core::lower::Target;
-use qeff_core::passes::Features;
 use qeff_core::onnx;
+use qeff_core::passes::Features;
 use serde_json::json;
 
 use super::ModelArgs;
 use super::talk;
 use crate::checkpoint::Checkpoint;
-use crate::describe::{Described, DescribeOptions, describe};
+use crate::describe::{DescribeOptions, Described, describe};
 use crate::plugins::Registry;
 use crate::prepare;
 
