@@ -258,6 +258,11 @@ impl Program {
         &self.scopes[scope.index()]
     }
 
+    /// Whether a scope handle belongs to this program.
+    pub fn contains_scope(&self, scope: ScopeId) -> bool {
+        scope.index() < self.scopes.len()
+    }
+
     /// The node that makes a value, if a node does.
     pub fn producer(&self, id: ValueId) -> Option<NodeId> {
         match self.value(id).def {
