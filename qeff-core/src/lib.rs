@@ -1,3 +1,4 @@
 //! core
 
+pub mod text;
 pub mod validate;
