@@ -34,6 +34,8 @@ mod parse;
 mod print;
 mod scan;
 mod spell;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use compact::{compact, same};
 pub use error::{ParseError, ParseErrorKind};

@@ -12,6 +12,8 @@ mod handles;
 mod names;
 mod nodes;
 mod problem;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::collections::BTreeSet;
