@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
+use qeff_core::validate::validate;
 use qeff_plugin_api::graph::Model;
 
 use crate::checkpoint::Checkpoint;
@@ -36,6 +37,8 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
     let answer = registry
         .describe(&checkpoint.config, checkpoint.weights.index(), options.plugin)
         .with_context(|| format!("cannot describe {}", checkpoint.dir.display()))?;
+    validate(&answer.model, checkpoint.weights.index())
+        .with_context(|| format!("plugin {} describes {} wrongly", answer.plugin, checkpoint.dir.display()))?;
     let mut warnings = vec![];
     if !answer.unread.is_empty() {
         warnings.push(format!(

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use qeff_core::lower::Target;
-use qeff_core::{onnx, text};
 use qeff_core::passes::Features;
+use qeff_core::{onnx, text};
 use serde_json::json;
 
 use super::ModelArgs;
