@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
+use qeff_host::plugins::Registry;
 use qeff_host::runtime::Session;
+use qeff_plugin_api::TensorIndex;
+use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Model;
-use qeff_plugin_api::plugin::{Registration, registered};
-use qeff_plugin_gpt2 as _;
-use qeff_plugin_llama as _;
 
 /// Largest difference of logits allowed, relative to the largest logit of the reference.
 pub const TOLERANCE: f32 = 1e-4;
@@ -38,19 +38,12 @@ pub fn fixtures_of(family: &str) -> Vec<String> {
 
 /// What the linked plugin for a checkpoint describes.
 pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
-    let request = qeff_plugin_api::plugin::Request {
-        config: checkpoint.config.clone(),
-        tensors: checkpoint.weights.index().clone(),
-    };
-    let architectures = registered().into_iter().filter_map(|entry| match entry.item {
-        Registration::Architecture(architecture) => Some(architecture),
-        _ => None,
-    });
-    let architecture = architectures
-        .into_iter()
-        .find(|architecture| architecture.recognise(&request.config).is_some())
-        .context("no architecture")?;
-    Ok(architecture.describe(&request)?)
+    describe_with(&checkpoint.config, checkpoint.weights.index())
+}
+
+/// What the linked plugin for a config describes over a tensor index.
+pub fn describe_with(config: &Config, tensors: &TensorIndex) -> Result<Model> {
+    Ok(Registry::builtin().describe(config, tensors, None)?.model)
 }
 
 /// One prompt of a fixture with the reference's answer.

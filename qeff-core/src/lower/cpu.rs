@@ -78,8 +78,11 @@ impl Cpu<'_> {
 
     /// The shape tensor `[leading dimensions of x, tail]`; shared by all values of these dimensions.
     fn shape_like(&mut self, x: ValueId, lead: usize, tail: &[i64]) -> String {
-        let dims = self.w.program.ty(x).dims[..lead].to_vec();
-        let name = self.w.name(x);
+        let program = self.w.program;
+        let dims = &program.ty(x).dims[..lead];
+        // An input of these dimensions knows them before anything is computed.
+        let input = program.inputs.iter().find(|input| program.ty(input.value).dims.get(..lead) == Some(dims));
+        let name = self.w.name(input.map_or(x, |input| input.value));
         let leading = self.w.shared(format!("leading {dims:?}"), |w| {
             let shape = w.node("Shape", &[&name], &[]);
             let (from, to) = (w.ints(&[0]), w.ints(&[lead as i64]));
