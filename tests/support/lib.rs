@@ -74,10 +74,7 @@ pub fn cases(dir: &Path) -> Result<Vec<Case>> {
         .enumerate()
         .map(|(i, case)| {
             let name = i.to_string();
-            let tensor = tensors.tensor(&format!("{name}.step_logits"))?;
-            let vocab = tensor.shape()[1];
-            let numbers: Vec<f32> =
-                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let step_logits = rows(&tensors, &format!("{name}.step_logits"))?;
             Ok(Case {
                 name,
                 prompt: ids(&case["prompt_ids"]),
@@ -89,10 +86,25 @@ pub fn cases(dir: &Path) -> Result<Vec<Case>> {
                     .filter_map(|m| m.as_f64())
                     .map(|m| m as f32)
                     .collect(),
-                step_logits: numbers.chunks(vocab).map(<[f32]>::to_vec).collect(),
+                step_logits,
             })
         })
         .collect()
+}
+
+/// Logits of every position of the prompt of case `i`, `[positions][vocab]`.
+pub fn prompt_logits(dir: &Path, i: usize) -> Result<Vec<Vec<f32>>> {
+    let bytes = std::fs::read(dir.join("expected.safetensors"))?;
+    rows(&safetensors::SafeTensors::deserialize(&bytes)?, &format!("{i}.logits"))
+}
+
+/// The rows of a stored f32 matrix.
+fn rows(tensors: &safetensors::SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
+    let tensor = tensors.tensor(name)?;
+    let width = *tensor.shape().last().context("a matrix")?;
+    let numbers: Vec<f32> =
+        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    Ok(numbers.chunks(width).map(<[f32]>::to_vec).collect())
 }
 
 /// An observer that lets everything pass.
