@@ -17,7 +17,8 @@ use std::time::Instant;
 use qeff_plugin_api::{DType, WeightExpr};
 use tempfile::NamedTempFile;
 
-use super::eval::{EvalError, Evaluation, TileSink, Traffic};
+use super::error::EvalError;
+use super::eval::{Evaluation, TileSink, Traffic};
 use super::source::TensorSource;
 use super::tile::Tiling;
 
