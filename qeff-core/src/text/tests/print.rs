@@ -48,20 +48,24 @@ fn a_decoder() {
     let slot = g.kv(0, Kv { kind: StateKind::Rolling, ..Kv::full(1, 4) });
     let rope = RopeConfig { kind: RopeKind::Default, base: 10_000.0, width: 4, positions: 16 };
     let rope = Rope::table(g.at("model"), &rope);
-    let h = embed(g.at("model.embed_tokens"), ids, Embedding::default());
+    let h = embed(g.at("model.embed_tokens"), ids, [32, 8], Embedding::default());
     let l = g.at("model").at(("layers", 0));
     let x = Norm::Rms { eps: 1e-6 }.apply(l.at("norm"), h);
     let a = l.at("attn");
-    let q = rotary(a, linear(a.at("q"), x, &Linear::heads(2)), rope, pos);
+    let q = rotary(a, linear(a.at("q"), x, &Linear::heads(2, 4)), rope, pos);
     let part = |name, n: u64| {
         let rows = qeff_plugin_api::blocks::linear::Rows { groups: 1, width: 8, columns: 4 * n..4 * n + 4 };
-        linear(a.at("kv").at(name), x, &Linear::heads(1).part_of("", rows))
+        linear(a.at("kv").at(name), x, &Linear::heads(1, 4).part_of("", rows))
     };
     slot.write(a, [rotary(a, part("k", 0), rope, pos), part("v", 1)], pos);
     let o = attention(a, q, slot, pos, Attn { mask: AttentionMask::Sliding(8), ..Attn::causal(0.5) });
     let h = l.add(h, o);
-    let head =
-        lm::Head { scope: "lm_head", tied_to: Some("model.embed_tokens"), bias: qeff_plugin_api::blocks::Bias::No };
+    let head = lm::Head {
+        scope: "lm_head",
+        vocab: 32,
+        tied_to: Some("model.embed_tokens"),
+        bias: qeff_plugin_api::blocks::Bias::No,
+    };
     lm::tail(g.root(), h, pos, ("model.norm", Norm::Layer { eps: 1e-5 }), &head);
     let program = g.finish().unwrap();
     assert_eq!(validate(&model(vec![program.clone()]), &index), Ok(()));

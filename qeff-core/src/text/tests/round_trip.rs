@@ -171,16 +171,25 @@ fn apply<'g>(step: &Step, at: Scope<'g>, c: &Context<'g>, values: &[Value<'g>]) 
                 positions: 16,
             };
             let slot = *c.slots.get(p0.checked_rem(c.slots.len())?)?;
-            let q = rotary(at, linear(at, x, &Linear::heads(2)), Rope::table(at, &config), c.positions);
-            let k = linear(at.at("kv"), x, &Linear::heads(c.kv_heads));
+            let q = rotary(
+                at,
+                linear(at, x, &Linear { heads: 2, ..Linear::default() }),
+                Rope::table(at, &config),
+                c.positions,
+            );
+            let k = linear(at.at("kv"), x, &Linear { heads: c.kv_heads, ..Linear::default() });
             let k = if p2 % 2 == 0 { rotary(at, k, Rope::table(at, &config), c.positions) } else { k };
             if step.kind == 7 {
-                slot.write(at, [k, linear(at.at("kv"), y, &Linear::heads(c.kv_heads))], c.positions);
+                slot.write(
+                    at,
+                    [k, linear(at.at("kv"), y, &Linear { heads: c.kv_heads, ..Linear::default() })],
+                    c.positions,
+                );
             }
             attention(at, q, slot, c.positions, how)
         }
         9 => {
-            let heads = |x| linear(at, x, &Linear::heads(4));
+            let heads = |x| linear(at, x, &Linear { heads: 4, ..Linear::default() });
             let table = RopeTable {
                 part: RopePart::Sin,
                 kind: RopeKind::LongRope {
