@@ -90,7 +90,7 @@ pub fn infer(op: &Op, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
             let (cos, sin) = (get(operands, 1, "cos")?, get(operands, 2, "sin")?);
             let half = cos.last().and_then(Dim::fixed).unwrap_or(0);
             let width = x.last().and_then(Dim::fixed).unwrap_or(0);
-            let fits = cos.rank() == 2 && half > 0 && 2 * half <= width;
+            let fits = cos.rank() == 2 && half > 0 && half <= width / 2;
             expect(fits, "cos", &format!("[positions, at most {}]", width / 2), cos)?;
             expect(sin.dims == cos.dims, "sin", &format!("the shape of cos, {cos}"), sin)?;
             positions(operands, 3, &x.dims[..2])?;
@@ -165,10 +165,10 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
         _ => positions(operands, A::POSITIONS, &q.dims[..2])?,
     }
     batch_index(operands, A::BATCH_INDEX, &q.dims[0])?;
-    let Some(width) = v.dims[3].fixed() else {
+    let Some(width) = v.dims[3].fixed().and_then(|width| width.checked_mul(heads)) else {
         return Err(Mismatch::Operand { operand: "v", expected: "a fixed width".into(), found: v.to_string() });
     };
-    Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(heads * width)])])
+    Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(width)])])
 }
 
 fn onnx_types(op: &OnnxOp, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {

@@ -80,7 +80,7 @@ impl WeightExpr {
     /// The first place that does not fit the grammar.
     pub fn parse_prefix<'t>(text: &'t str, name: &dyn Fn(&str) -> String) -> Result<(Self, &'t str), ParseWeightError> {
         let mut reader = Reader { rest: text, name };
-        let expr = reader.expr(0)?;
+        let (expr, _) = reader.expr(0)?;
         Ok((expr, reader.rest))
     }
 
@@ -171,15 +171,15 @@ struct Reader<'t, 'n> {
 }
 
 impl<'t> Reader<'t, '_> {
-    fn expr(&mut self, depth: usize) -> Result<WeightExpr, ParseWeightError> {
+    /// An expression and its height. Each step wraps what stands before it, so steps count like nesting.
+    fn expr(&mut self, depth: usize) -> Result<(WeightExpr, usize), ParseWeightError> {
         if depth > MAX_DEPTH {
             return Err(error("an expression nested less deeply", self.rest));
         }
-        let mut expr = self.primary(depth)?;
-        let mut steps = 0;
+        let (mut expr, mut height) = self.primary(depth)?;
         while self.eat(".") {
-            steps += 1;
-            if steps > MAX_DEPTH {
+            height += 1;
+            if height > MAX_DEPTH {
                 return Err(error("fewer steps", self.rest));
             }
             let at = self.rest;
@@ -201,15 +201,15 @@ impl<'t> Reader<'t, '_> {
             };
             self.expect(")")?;
         }
-        Ok(expr)
+        Ok((expr, height))
     }
 
-    fn primary(&mut self, depth: usize) -> Result<WeightExpr, ParseWeightError> {
+    fn primary(&mut self, depth: usize) -> Result<(WeightExpr, usize), ParseWeightError> {
         let at = self.rest.trim_start();
         match self.word() {
             "w" => {
                 let name = self.quoted()?;
-                Ok(WeightExpr::Tensor((self.name)(&name)))
+                Ok((WeightExpr::Tensor((self.name)(&name)), 0))
             }
             "fill" => {
                 self.expect("(")?;
@@ -219,23 +219,26 @@ impl<'t> Reader<'t, '_> {
                 let shape = self.numbers()?;
                 self.expect("]")?;
                 self.expect(")")?;
-                Ok(WeightExpr::Fill { value, shape })
+                Ok((WeightExpr::Fill { value, shape }, 0))
             }
             word @ ("concat" | "stack") => {
                 self.expect("(")?;
                 let axis = self.number()?;
-                let mut parts = Vec::new();
+                let (mut parts, mut height) = (Vec::new(), 0);
                 while self.eat(",") {
-                    parts.push(self.expr(depth + 1)?);
+                    let (part, h) = self.expr(depth + 1)?;
+                    parts.push(part);
+                    height = height.max(h + 1);
                 }
                 self.expect(")")?;
-                Ok(if word == "concat" {
+                let expr = if word == "concat" {
                     WeightExpr::Concat { axis, parts }
                 } else {
                     WeightExpr::Stack { axis, parts }
-                })
+                };
+                Ok((expr, height))
             }
-            "rope" => self.rope().map(WeightExpr::Rope),
+            "rope" => Ok((WeightExpr::Rope(self.rope()?), 0)),
             _ => Err(error("w\"…\", fill, rope, concat or stack", at)),
         }
     }
