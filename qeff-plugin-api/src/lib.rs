@@ -13,6 +13,7 @@
 //! | [`graph`] | the semantic graph itself |
 //! | [`weight`] | weights as expressions over stored tensors |
 //! | [`infer`] | types of results, demands on operands |
+//! | [`wire`] | a model as bytes: what crosses the boundary |
 //!
 //! This crate knows nothing of ONNX files on disk, engines, devices or the command line.
 
@@ -26,6 +27,7 @@ pub mod infer;
 pub mod onnx;
 pub mod plugin;
 pub mod weight;
+pub mod wire;
 
 pub use dtype::{DType, Elem, UnknownType};
 pub use index::{TensorIndex, TensorInfo};
