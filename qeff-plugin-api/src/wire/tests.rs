@@ -208,8 +208,11 @@ fn refused(change: impl FnOnce(&mut ModelProto)) -> String {
 
 #[test]
 fn refusals_say_what_and_where() {
-    let linear = |m: &ModelProto| m.graph.as_ref().unwrap().node.iter().position(|n| n.op_type == "Linear").unwrap();
-    let cases: [(&str, Box<dyn FnOnce(&mut ModelProto)>); 9] = [
+    fn linear(m: &ModelProto) -> usize {
+        m.graph.as_ref().unwrap().node.iter().position(|n| n.op_type == "Linear").unwrap()
+    }
+    type Change = Box<dyn FnOnce(&mut ModelProto)>;
+    let cases: [(&str, Change); 9] = [
         ("needs qeff 2, this host has 1", Box::new(|m| m.opset_import[1].version = 2)),
         ("needs the wire schema 9, this host has 1", Box::new(|m| m.metadata_props[0].value = "9".into())),
         (
