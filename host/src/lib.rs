@@ -1,1 +1,3 @@
 //! qeff host.
+
+pub mod plugins;
