@@ -402,3 +402,129 @@ fn tall_expressions_are_refused_before_anything_recurses() {
     }
     assert!(WeightExpr::parse(&text).is_err());
 }
+
+/// A change that keeps the bytes well-formed, so that what lies behind the parser is reached.
+#[derive(Debug, Clone)]
+enum Edit {
+    Rewire(prop::sample::Index, prop::sample::Index, prop::sample::Index),
+    Retype(prop::sample::Index, prop::sample::Index),
+    Number(prop::sample::Index, i64),
+    Dim(prop::sample::Index, i64),
+    Weight(prop::sample::Index, prop::sample::Index),
+    Drop(prop::sample::Index),
+    Swap(prop::sample::Index, prop::sample::Index),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    use prop::sample::Index;
+    let number = prop_oneof![Just(i64::MAX), Just(i64::MIN), Just(0), Just(1 << 40), -2..9i64, any::<i64>()];
+    prop_oneof![
+        any::<[Index; 3]>().prop_map(|[a, b, c]| Edit::Rewire(a, b, c)),
+        any::<[Index; 2]>().prop_map(|[a, b]| Edit::Retype(a, b)),
+        (any::<Index>(), number.clone()).prop_map(|(i, n)| Edit::Number(i, n)),
+        (any::<Index>(), number).prop_map(|(i, n)| Edit::Dim(i, n)),
+        any::<[Index; 2]>().prop_map(|[a, b]| Edit::Weight(a, b)),
+        any::<Index>().prop_map(Edit::Drop),
+        any::<[Index; 2]>().prop_map(|[a, b]| Edit::Swap(a, b)),
+    ]
+}
+
+const OPERATORS: [(&str, &str); 13] = [
+    ("qeff", "StateWrite"),
+    ("qeff", "Embedding"),
+    ("qeff", "Linear"),
+    ("qeff", "RmsNorm"),
+    ("qeff", "Rotary"),
+    ("qeff", "Attention"),
+    ("qeff", "Select"),
+    ("qeff", "State"),
+    ("qeff", "Output"),
+    ("", "Add"),
+    ("", "Sigmoid"),
+    ("", "Cast"),
+    ("", "Greater"),
+];
+
+const WEIGHTS: [(&str, &[i64]); 4] = [
+    ("fill(1, [])", &[]),
+    ("fill(0.5, [1099511627776, 1099511627776])", &[1 << 40, 1 << 40]),
+    ("fill(2, [0, 0, 0, 0])", &[0, 0, 0, 0]),
+    ("rope(cos, default, base=10000, width=18446744073709551615, positions=1, reach=0)", &[1, i64::MAX]),
+];
+
+fn apply(proto: &mut ModelProto, edit: &Edit) {
+    use crate::onnx::{tensor_shape_proto::dimension::Value as Dimension, type_proto::Value as Tensor};
+    let graph = proto.graph.as_mut().unwrap();
+    let nodes = graph.node.len();
+    if nodes == 0 {
+        return;
+    }
+    match edit {
+        Edit::Rewire(node, operand, source) => {
+            let names: Vec<String> = graph.node.iter().flat_map(|n| n.output.clone()).collect();
+            let weights = graph.initializer.iter().map(|tensor| tensor.name.clone());
+            let names: Vec<String> = names.into_iter().chain(weights).chain([String::new()]).collect();
+            let node = &mut graph.node[node.index(nodes)];
+            if !node.input.is_empty() {
+                let at = operand.index(node.input.len());
+                node.input[at] = names[source.index(names.len())].clone();
+            }
+        }
+        Edit::Retype(node, operator) => {
+            let node = &mut graph.node[node.index(nodes)];
+            let (domain, op_type) = OPERATORS[operator.index(OPERATORS.len())];
+            node.name = node.name.replace(&node.op_type, op_type);
+            (node.domain, node.op_type) = (domain.to_owned(), op_type.to_owned());
+            node.attribute.clear();
+        }
+        Edit::Number(at, number) => {
+            let mut all: Vec<_> = graph.node.iter_mut().flat_map(|n| &mut n.attribute).collect();
+            if !all.is_empty() {
+                let at = at.index(all.len());
+                all[at].i = all[at].i.map(|_| *number);
+            }
+        }
+        Edit::Dim(at, number) => {
+            let values = graph.input.iter_mut().chain(&mut graph.value_info).chain(&mut graph.output);
+            let mut dims: Vec<_> = values
+                .flat_map(|value| {
+                    let Some(Tensor::TensorType(tensor)) = value.r#type.as_mut().and_then(|ty| ty.value.as_mut())
+                    else {
+                        unreachable!("every value has a type here")
+                    };
+                    &mut tensor.shape.as_mut().unwrap().dim
+                })
+                .collect();
+            let at = at.index(dims.len());
+            dims[at].value = Some(Dimension::DimValue(*number));
+        }
+        Edit::Weight(at, weight) => {
+            let count = graph.initializer.len();
+            let tensor = &mut graph.initializer[at.index(count)];
+            let (text, dims) = WEIGHTS[weight.index(WEIGHTS.len())];
+            tensor.external_data[1].value = text.to_owned();
+            tensor.dims = dims.to_vec();
+        }
+        Edit::Drop(node) => {
+            graph.node.remove(node.index(nodes));
+        }
+        Edit::Swap(a, b) => graph.node.swap(a.index(nodes), b.index(nodes)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn edited_graphs_never_panic(stated in any::<bool>(), edits in prop::collection::vec(edit(), 1..5)) {
+        let (model, index) = model(&Shape { layers: 1, stated_node: stated, ..LLAMA });
+        let mut proto = ModelProto::decode(encode(&model).as_slice()).unwrap();
+        edits.iter().for_each(|edit| apply(&mut proto, edit));
+        if let Ok(read) = decode(&proto.encode_to_vec(), &index) {
+            let bytes = encode(&read);
+            let again = decode(&bytes, &index);
+            prop_assert!(again.is_ok(), "{:?}", again.err());
+            prop_assert!(encode(&again.unwrap()) == bytes);
+        }
+    }
+}
