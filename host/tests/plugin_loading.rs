@@ -214,6 +214,27 @@ fn files_that_are_no_plugins_are_refused_by_name() {
     assert!(error.contains("none.so") && error.contains("No such file"), "{error}");
 }
 
+/// Symbols of the right name that nobody of ours made; the C compiler is the one that links Rust.
+#[test]
+fn foreign_symbols_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, source: &str| {
+        let (c, so) = (folder.path().join(format!("{name}.c")), folder.path().join(format!("{name}.so")));
+        std::fs::write(&c, source).unwrap();
+        let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&so, &c]).status().unwrap();
+        assert!(status.success());
+        Registry::empty().add_file(&so).unwrap_err().to_string()
+    };
+    let check = |text: String, expected: &str| assert!(text.contains(expected), "expected `{expected}` in `{text}`");
+    let two = "char qeff_plugin_v1__a[64] = {1}; char qeff_plugin_v1__b[64] = {1};";
+    check(refused("two", two), "several plugins: qeff_plugin_v1__a, qeff_plugin_v1__b");
+    check(refused("wrong", "char qeff_plugin_v1__a[512] = {1};"), "header is malformed: it is not abi_stable 0.11's");
+    check(refused("short", "char qeff_plugin_v1__a[4] = {1};"), "`qeff_plugin_v1__a` is no plugin header");
+    check(refused("code", "int qeff_plugin_v1__a(void) { return 1; }"), "no plugin header");
+    let missing = "extern int nowhere; char qeff_plugin_v1__a[512] = {1}; int *use(void) { return &nowhere; }";
+    check(refused("missing", missing), "undefined symbol: nowhere");
+}
+
 #[test]
 fn equal_claims_are_an_error_until_one_is_chosen() {
     let mut registry = Registry::builtin();

@@ -57,6 +57,12 @@ pub enum Fit {
     Exact,
 }
 
+/// An exact fit if the first of config.json's `architectures` is among `names`.
+pub(crate) fn named_fit(names: &[&str], config: &Config) -> Option<Fit> {
+    let named = config.texts("architectures").ok()?;
+    names.contains(&named.first()?.as_str()).then_some(Fit::Exact)
+}
+
 /// A family of models.
 pub trait Architecture: Send + Sync + 'static {
     /// Architectures it describes, as `architectures` in config.json names them, e.g. `LlamaForCausalLM`.
@@ -64,8 +70,7 @@ pub trait Architecture: Send + Sync + 'static {
 
     /// How well it fits; by default, exactly if the first of config.json's `architectures` is among [`Self::names`].
     fn recognise(&self, config: &Config) -> Option<Fit> {
-        let named = config.texts("architectures").ok()?;
-        self.names().contains(&named.first()?.as_str()).then_some(Fit::Exact)
+        named_fit(&self.names(), config)
     }
 
     /// Describes the model. A pure function: same request, same answer.

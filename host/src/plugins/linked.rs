@@ -20,7 +20,8 @@ impl Architecture for Linked<dyn Architecture> {
     }
 
     fn recognise(&self, config: &Config) -> Option<Fit> {
-        self.0.recognise(config)
+        // A copy: what one plugin looks at to recognise a model is not read for the one that describes it.
+        self.0.recognise(&Config::parse(&config.to_text()).ok()?)
     }
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {

@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use abi_stable::library::AbiHeader;
-use object::read::{Object as _, ObjectKind, ObjectSegment as _, ObjectSymbol as _};
+use object::read::{Object as _, ObjectKind, ObjectSegment as _, ObjectSymbol as _, SymbolKind};
 
 use super::SYMBOL_PREFIX;
 use super::load::LoadFault;
@@ -52,7 +52,7 @@ fn symbol(bytes: &[u8]) -> Result<String, LoadFault> {
     for symbol in file.dynamic_symbols().filter(|symbol| symbol.is_definition()) {
         let Ok(name) = symbol.name() else { continue };
         if name.starts_with(SYMBOL_PREFIX) {
-            if symbol.size() < size_of::<AbiHeader>() as u64 {
+            if symbol.kind() != SymbolKind::Data || symbol.size() < size_of::<AbiHeader>() as u64 {
                 return Err(not_a_library(format!("its symbol `{name}` is no plugin header")));
             }
             symbols.push(name.to_owned());

@@ -2,8 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use abi_stable::abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals};
+use abi_stable::StableAbi;
+use abi_stable::abi_stability::abi_checking::{
+    AbiInstability, AbiInstabilityError, AbiInstabilityErrors, CheckingGlobals, ExpectedFound,
+    check_layout_compatibility_with_globals,
+};
 use abi_stable::library::{AbiHeaderRef, LibHeader};
+use abi_stable::type_layout::{TLFieldOrFunction, TypeLayout};
 use semver::Version;
 
 use super::remote::{LoadedPlugin, Remote};
@@ -144,28 +149,108 @@ fn open(_: &Path, _: &str) -> Result<&'static LibHeader, LoadFault> {
 
 /// The module behind a header, once versions and types agree.
 fn module(header: &'static LibHeader) -> Result<PluginModRef, LoadFault> {
-    let text = header.version_strings().version.as_str();
-    let mismatch = || LoadFault::Version { plugin: text.chars().take(40).collect(), host: ABI_VERSION };
-    let (Ok(theirs), Ok(mine)) = (Version::parse(text), Version::parse(ABI_VERSION)) else { return Err(mismatch()) };
-    if theirs.major != mine.major {
-        return Err(mismatch());
-    }
     let Some(layout) = header.layout() else {
         return Err(LoadFault::Header("it carries no description of its types".into()));
     };
-    let host = <PluginModRef as abi_stable::StableAbi>::LAYOUT;
-    // abi_stable lets the implementation be larger than the interface, never smaller; so the older side is the interface.
-    let (interface, implementation) = if theirs < mine { (layout, host) } else { (host, layout) };
-    // Fresh for each pair: with the process-wide ones the verdict would depend on what was loaded before, and plugins never
-    // exchange objects with each other.
-    check_layout_compatibility_with_globals(interface, implementation, &CheckingGlobals::new()).map_err(|errors| {
-        let report = errors.to_string();
-        let mut short: String = report.chars().take(MAX_REPORT).collect();
-        if short.len() < report.len() {
-            short.push('…');
-        }
-        LoadFault::Layout(short)
-    })?;
+    let version = header.version_strings().version.as_str();
+    compare((version, layout), (ABI_VERSION, <PluginModRef as StableAbi>::LAYOUT))?;
     // SAFETY: the layouts were just compared, and major versions agree.
     unsafe { header.unchecked_layout::<PluginModRef>() }.map_err(|error| LoadFault::Header(error.to_string()))
+}
+
+/// Whether a plugin and a host, each with its version and types, understand each other.
+fn compare(plugin: (&str, &'static TypeLayout), host: (&'static str, &'static TypeLayout)) -> Result<(), LoadFault> {
+    let mismatch = || LoadFault::Version { plugin: plugin.0.chars().take(40).collect(), host: host.0 };
+    let (Ok(theirs), Ok(mine)) = (Version::parse(plugin.0), Version::parse(host.0)) else { return Err(mismatch()) };
+    if theirs.major != mine.major {
+        return Err(mismatch());
+    }
+    // abi_stable lets the implementation be larger than the interface, never smaller; so the older side is the interface.
+    let (interface, implementation) = if theirs < mine { (plugin.1, host.1) } else { (host.1, plugin.1) };
+    // Fresh for each pair: with the process-wide ones the verdict would depend on what was loaded before, and plugins never
+    // exchange objects with each other.
+    check_layout_compatibility_with_globals(interface, implementation, &CheckingGlobals::new())
+        .map_err(|errors| LoadFault::Layout(report(&errors)))
+}
+
+/// The first differences in a line each; abi_stable's own report prints both types in full, up to 93 KB of them.
+fn report(errors: &AbiInstabilityErrors) -> String {
+    let step = |step: &ExpectedFound<TLFieldOrFunction>| match step.found {
+        TLFieldOrFunction::Field(field) => field.name().to_owned(),
+        TLFieldOrFunction::Function(function) => function.name.to_string(),
+    };
+    let difference = |error: &AbiInstabilityError| {
+        let mut path: Vec<_> = error.stack_trace.iter().map(step).collect();
+        // What is left are names of functions and fields; pointers and nameless arguments say nothing.
+        path.retain(|name| name.contains(char::is_alphabetic));
+        path.dedup();
+        let what = error.errs.first().map_or_else(String::new, |first| match first {
+            AbiInstability::Name(types) => format!("one side has {}, the other {}", types.expected, types.found),
+            AbiInstability::FieldCountMismatch(n) => {
+                format!("one side has {} fields, the other {}", n.expected, n.found)
+            }
+            other => format!("{other:?}").chars().take(100).collect(),
+        });
+        format!("{}: {what}", path.join(" > "))
+    };
+    let lines: Vec<_> = errors.errors.iter().filter(|error| !error.errs.is_empty()).take(3).map(difference).collect();
+    lines.join("; ").chars().take(MAX_REPORT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use abi_stable::std_types::{RResult, RSlice, RVec};
+
+    use super::*;
+    use crate::abi::RawError;
+
+    /// A module of three releases: the first, one with a function appended, and one that broke its promise.
+    macro_rules! release {
+        ($module:ident, $argument:ty $(, $appended:ident)?) => {
+            #[allow(dead_code)]
+            mod $module {
+                use super::*;
+
+                #[repr(C)]
+                #[derive(StableAbi)]
+                #[sabi(kind(Prefix(prefix_ref = PluginModRef)))]
+                #[sabi(missing_field(option))]
+                pub(super) struct PluginMod {
+                    pub(super) first: extern "C" fn($argument, RSlice<'_, u8>) -> RResult<RVec<u8>, RawError>,
+                    #[sabi(last_prefix_field)]
+                    pub(super) last: extern "C" fn(u32) -> RResult<RVec<u8>, RawError>,
+                    $(pub(super) $appended: extern "C" fn(u32) -> RResult<RVec<u8>, RawError>,)?
+                }
+
+                pub(super) const LAYOUT: &TypeLayout = <PluginModRef as StableAbi>::LAYOUT;
+            }
+        };
+    }
+
+    release!(old, u32);
+    release!(new, u32, appended);
+    release!(broken, u64);
+
+    #[test]
+    fn either_side_may_be_older() {
+        compare(("1.0.0", old::LAYOUT), ("1.0.0", old::LAYOUT)).unwrap();
+        compare(("1.0.0", old::LAYOUT), ("1.1.0", new::LAYOUT)).unwrap();
+        compare(("1.1.0", new::LAYOUT), ("1.0.0", old::LAYOUT)).unwrap();
+        // Whatever was compared before.
+        compare(("1.1.0", new::LAYOUT), ("1.1.0", new::LAYOUT)).unwrap();
+    }
+
+    #[test]
+    fn a_changed_function_is_refused_briefly() {
+        let error = compare(("1.0.0", broken::LAYOUT), ("1.0.0", old::LAYOUT)).unwrap_err().to_string();
+        let expected = "its types differ from this host's; rebuild it against the same qeff-plugin-api: \
+            first: one side has u32, the other u64";
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn another_major_version_is_refused() {
+        let error = compare(("2.0.0", old::LAYOUT), ("1.0.0", old::LAYOUT)).unwrap_err().to_string();
+        assert_eq!(error, "it was built for plugin ABI 2.0.0, this host speaks 1.0.0; rebuild it");
+    }
 }

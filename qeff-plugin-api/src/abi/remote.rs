@@ -10,7 +10,9 @@ use super::message::{self, DescribeRequest, ModelAnswer, ModelRequest};
 use super::{Manifest, PluginModRef, RawError, code};
 use crate::config::{Config, ConfigError};
 use crate::graph::Model;
-use crate::plugin::{Architecture, Fit, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, WeightFormat};
+use crate::plugin::{
+    Architecture, Fit, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, WeightFormat, named_fit,
+};
 use crate::{TensorIndex, wire};
 
 /// A plugin in this process. It stays loaded until the process ends.
@@ -139,10 +141,11 @@ impl Architecture for Item<Vec<String>> {
     fn recognise(&self, config: &Config) -> Option<Fit> {
         let text = config.to_text();
         match self.remote.call(|module| module.recognise()(self.number, text.as_str().into())) {
+            Ok(0) => None,
             Ok(1) => Some(Fit::Generic),
-            Ok(2) => Some(Fit::Exact),
-            // A plugin that cannot say so does not recognise it.
-            _ => None,
+            Ok(_) => Some(Fit::Exact),
+            // Judged by its names, so that the reason comes out when it is asked to describe.
+            Err(_) => named_fit(&self.names(), config),
         }
     }
 
