@@ -378,12 +378,11 @@ impl WeightFormat for Format {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "builtin-plugins"))]
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(feature = "builtin-plugins")]
     fn exactly_these_are_built_in() {
         let listed: Vec<_> =
             Registry::builtin().list().into_iter().map(|p| (p.name, p.source, p.architectures)).collect();

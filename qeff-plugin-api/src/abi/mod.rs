@@ -2,13 +2,13 @@
 //! the only one here with `unsafe`.
 //!
 //! Two separately compiled images share no Rust layout, no panic machinery and no allocator. So what crosses is shallow: a
-//! table of C functions whose arguments and answers are bytes ([`message`], [`wire`](crate::wire)). An item has no
+//! table of C functions whose arguments and answers are bytes (`message`, [`wire`](crate::wire)). An item has no
 //! state of its own, so a function takes the item's number in the plugin's sorted registry where an object would be only
 //! that number in disguise. abi_stable contributes the header, strings and vectors that know their own allocator, and a
 //! recursive type check at load time; its stock loader is not used, because it refuses older plugins and keeps one module a
 //! process (see [`load`](load()) for the rules that replace it).
 //!
-//! Compatibility: within epoch 1 (the symbol `qeff_plugin_v1__…`), functions are appended to [`PluginMod`] and nothing else
+//! Compatibility: within epoch 1 (the symbol `qeff_plugin_v1__…`), functions are appended to `PluginMod` and nothing else
 //! changes. The epoch is the major version of [`ABI_VERSION`].
 //!
 //! This module does not decide which plugin is trusted, does not sandbox and does not pin. A later layer does so around
