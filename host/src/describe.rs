@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail};
 use qeff_core::validate::validate;
 use qeff_plugin_api::graph::Model;
+use qeff_plugin_api::plugin::Request;
 
 use crate::checkpoint::Checkpoint;
 use crate::plugins::Registry;
@@ -34,26 +35,30 @@ pub struct Described {
 /// # Errors
 /// If no plugin fits, the plugin refuses, its answer is invalid, or `strict` finds anything.
 pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeOptions<'_>) -> Result<Described> {
-    let answer = registry
-        .describe(&checkpoint.config, checkpoint.weights.index(), options.plugin)
-        .with_context(|| format!("cannot describe {}", checkpoint.dir.display()))?;
-    validate(&answer.model, checkpoint.weights.index())
-        .with_context(|| format!("plugin {} describes {} wrongly", answer.plugin, checkpoint.dir.display()))?;
+    let config = &checkpoint.config;
+    let architecture = registry.architecture_for(config, options.plugin)?;
+    let request = Request { config: config.clone(), tensors: checkpoint.weights.index().clone() };
+    let model =
+        architecture.describe(&request).with_context(|| format!("cannot describe {}", checkpoint.dir.display()))?;
+    let plugin = architecture.origin.plugin.clone();
+    validate(&model, checkpoint.weights.index())
+        .with_context(|| format!("plugin {} describes {} wrongly", plugin, checkpoint.dir.display()))?;
     let mut warnings = vec![];
-    if !answer.unread.is_empty() {
+    let unread = request.config.unread();
+    if !unread.is_empty() {
         warnings.push(format!(
             "config.json: plugin {} does not read {}; if one of them changes the result, the result is wrong",
-            answer.plugin,
-            list(&answer.unread)
+            plugin,
+            list(&unread)
         ));
     }
-    if let Some(unused) = unused_tensors(checkpoint, &answer.model) {
+    if let Some(unused) = unused_tensors(checkpoint, &model) {
         warnings.push(unused);
     }
     if options.strict && !warnings.is_empty() {
         bail!("--strict: {}", warnings.join("; "));
     }
-    Ok(Described { model: answer.model, plugin: answer.plugin, warnings })
+    Ok(Described { model, plugin, warnings })
 }
 
 /// One sentence on stored tensors that the model does not read, leaving out those known to carry nothing.

@@ -286,6 +286,16 @@ impl Config {
         }
     }
 
+    /// Dotted paths of every field that was asked for, in order.
+    pub(crate) fn read_fields(&self) -> Vec<String> {
+        self.read.borrow().iter().cloned().collect()
+    }
+
+    /// Remembers fields as asked for: a plugin behind the boundary reads a copy of the file.
+    pub(crate) fn mark_read(&self, fields: impl IntoIterator<Item = String>) {
+        self.read.borrow_mut().extend(fields);
+    }
+
     /// Fields that are there, were not read, and are not known to be without effect; dotted paths in order.
     pub fn unread(&self) -> Vec<String> {
         let mut unread = vec![];

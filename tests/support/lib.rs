@@ -43,7 +43,8 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 
 /// What the linked plugin for a config describes over a tensor index.
 pub fn describe_with(config: &Config, tensors: &TensorIndex) -> Result<Model> {
-    Ok(Registry::builtin().describe(config, tensors, None)?.model)
+    let request = qeff_plugin_api::plugin::Request { config: config.clone(), tensors: tensors.clone() };
+    Ok(Registry::builtin().architecture_for(config, None)?.describe(&request)?)
 }
 
 /// One prompt of a fixture with the reference's answer.

@@ -12,9 +12,6 @@ use serde_json::json;
 
 use super::ModelArgs;
 use super::talk;
-use crate::checkpoint::Checkpoint;
-use crate::describe::{DescribeOptions, describe};
-use crate::plugins::Registry;
 use crate::prepare;
 
 /// Flags of `export`.
@@ -65,11 +62,7 @@ impl From<TargetArg> for Target {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
-    let checkpoint = Checkpoint::open(&args.model.model)?;
-    let registry = Registry::builtin();
-    let options = DescribeOptions { plugin: args.model.plugin.as_deref(), strict: args.model.strict };
-    let described = describe(&checkpoint, &registry, options)?;
-    described.warnings.iter().for_each(|warning| talk::warn(warning));
+    let (checkpoint, described) = args.model.describe()?;
     let features = Features {
         last_k: args.num_logits_to_keep.is_some(),
         batching: args.full_batch_size.is_some(),

@@ -13,9 +13,13 @@ use std::ffi::OsString;
 use std::panic;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::checkpoint::Checkpoint;
+use crate::describe::{DescribeOptions, Described, describe};
 use crate::generate::GenerateError;
+use crate::plugins::Registry;
 use crate::runtime::RuntimeError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
@@ -56,6 +60,27 @@ pub(crate) struct ModelArgs {
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long)]
     pub(crate) strict: bool,
+}
+
+impl ModelArgs {
+    /// Opens the checkpoint and has it described; says what is worth a warning.
+    pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let described = self.describe_opened(&checkpoint)?;
+        Ok((checkpoint, described))
+    }
+
+    /// Has an opened checkpoint described; says what is worth a warning.
+    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
+        let mut registry = Registry::builtin();
+        if let Some(choice) = &self.plugin {
+            registry.choose(choice)?;
+        }
+        let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
+        let described = describe(checkpoint, &registry, options)?;
+        described.warnings.iter().for_each(|warning| talk::warn(warning));
+        Ok(described)
+    }
 }
 
 /// Runs the command line of this process.

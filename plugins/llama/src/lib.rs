@@ -16,8 +16,8 @@ pub struct Llama;
 qeff_plugin_api::register!(architecture: Llama);
 
 impl Architecture for Llama {
-    fn names(&self) -> &'static [&'static str] {
-        &["LlamaForCausalLM", "MistralForCausalLM"]
+    fn names(&self) -> Vec<&str> {
+        vec!["LlamaForCausalLM", "MistralForCausalLM"]
     }
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {
