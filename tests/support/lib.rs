@@ -1,4 +1,6 @@
-//! Support for the integration tests: fixtures, and what Hugging Face computed for them.
+//! Support for the integration tests: fixtures, and what Hugging Face computed for them; goldens, and what they stand for.
+
+pub mod golden;
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
 use qeff_host::runtime::Session;
+use qeff_plugin_api::TensorIndex;
+use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Model;
 use qeff_plugin_api::plugin::{Registration, registered};
 use qeff_plugin_gpt2 as _;
@@ -38,10 +42,12 @@ pub fn fixtures_of(family: &str) -> Vec<String> {
 
 /// What the linked plugin for a checkpoint describes.
 pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
-    let request = qeff_plugin_api::plugin::Request {
-        config: checkpoint.config.clone(),
-        tensors: checkpoint.weights.index().clone(),
-    };
+    describe_tensors(checkpoint.config.clone(), checkpoint.weights.index().clone())
+}
+
+/// What the linked plugin describes for a config and the names and shapes of tensors: no weights are needed.
+pub fn describe_tensors(config: Config, tensors: TensorIndex) -> Result<Model> {
+    let request = qeff_plugin_api::plugin::Request { config, tensors };
     let architectures = registered().into_iter().filter_map(|entry| match entry.item {
         Registration::Architecture(architecture) => Some(architecture),
         _ => None,
