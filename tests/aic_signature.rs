@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
-use qeff::describe_tensors;
+use qeff::describe_with;
 use qeff::golden::{Golden, goldens};
 use qeff_core::lower::{Lowered, Target};
 use qeff_host::prepare::prepare;
@@ -36,7 +36,7 @@ fn every_golden() {
 /// Everything in which our lowering differs from a golden or breaks a rule.
 fn check(golden: &Golden) -> Result<Vec<String>> {
     let tensors = golden.tensors()?;
-    let model = describe_tensors(golden.config()?, tensors.clone())?;
+    let model = describe_with(&golden.config()?, &tensors)?;
     let prepared = prepare(model, &tensors, &golden.features, Target::Aic)?;
     let [lowered] = prepared.programs.as_slice() else {
         anyhow::bail!("{} programs, expected one", prepared.programs.len());

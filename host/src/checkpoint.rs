@@ -35,14 +35,18 @@ impl Checkpoint {
     /// If either is missing or malformed.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.exists() {
-            bail!("there is no checkpoint at {}: give the folder that holds config.json and the weights", dir.display());
+            bail!(
+                "there is no checkpoint at {}: give the folder that holds config.json and the weights",
+                dir.display()
+            );
         }
         if !dir.is_dir() {
             bail!("{} is a file: give the folder that holds config.json and the weights", dir.display());
         }
         let text = read_json_text(&dir.join("config.json"))?
             .with_context(|| format!("{} has no config.json: is it a checkpoint folder?", dir.display()))?;
-        let config = Config::parse(&text).with_context(|| format!("cannot read {}", dir.join("config.json").display()))?;
+        let config =
+            Config::parse(&text).with_context(|| format!("cannot read {}", dir.join("config.json").display()))?;
         let generation = match read_json_text(&dir.join("generation_config.json"))? {
             Some(text) => serde_json::from_str(&text)
                 .with_context(|| format!("{} is not JSON", dir.join("generation_config.json").display()))?,
@@ -105,9 +109,10 @@ fn read_json_text(path: &Path) -> Result<Option<String>> {
 /// `eos_token_id`: a number or a list of them.
 fn eos_ids(json: &Json, file: &str) -> Result<Option<Vec<u32>>> {
     let id = |value: &Json| {
-        value.as_u64().and_then(|id| u32::try_from(id).ok()).with_context(|| {
-            format!("{file}: `eos_token_id`: expected a token id or a list of them, found {value}")
-        })
+        value
+            .as_u64()
+            .and_then(|id| u32::try_from(id).ok())
+            .with_context(|| format!("{file}: `eos_token_id`: expected a token id or a list of them, found {value}"))
     };
     match json.get("eos_token_id") {
         None | Some(Json::Null) => Ok(None),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
+use qeff_core::validate::validate;
 use qeff_plugin_api::graph::Model;
 
 use crate::checkpoint::Checkpoint;
@@ -36,6 +37,8 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
     let answer = registry
         .describe(&checkpoint.config, checkpoint.weights.index(), options.plugin)
         .with_context(|| format!("cannot describe {}", checkpoint.dir.display()))?;
+    validate(&answer.model, checkpoint.weights.index())
+        .with_context(|| format!("plugin {} describes {} wrongly", answer.plugin, checkpoint.dir.display()))?;
     let mut warnings = vec![];
     if !answer.unread.is_empty() {
         warnings.push(format!(
@@ -59,13 +62,14 @@ fn unused_tensors(checkpoint: &Checkpoint, model: &Model) -> Option<String> {
     let stale = |name: &str| model.stale_tensors.iter().any(|ending| format!(".{name}").ends_with(ending.as_str()));
     let readable = checkpoint.weights.index().iter().map(|(name, _)| name);
     let unreadable = checkpoint.weights.unsupported().map(|(name, _)| name);
-    let unused: Vec<String> = readable
-        .chain(unreadable)
-        .filter(|name| !used.contains(name) && !stale(name))
-        .map(str::to_owned)
-        .collect();
+    let unused: Vec<String> =
+        readable.chain(unreadable).filter(|name| !used.contains(name) && !stale(name)).map(str::to_owned).collect();
     (!unused.is_empty()).then(|| {
-        let tensors = if unused.len() == 1 { "1 stored tensor is".to_owned() } else { format!("{} stored tensors are", unused.len()) };
+        let tensors = if unused.len() == 1 {
+            "1 stored tensor is".to_owned()
+        } else {
+            format!("{} stored tensors are", unused.len())
+        };
         format!("{tensors} not used: {}", list(&unused))
     })
 }

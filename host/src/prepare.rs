@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use qeff_core::lower::{self, Lowered, Target};
 use qeff_core::passes::{self, Features, PassReport};
+use qeff_core::validate::validate;
 use qeff_core::weights::Checkpoint as Weights;
 use qeff_plugin_api::TensorIndex;
 use qeff_plugin_api::graph::{Model, Program};
@@ -34,7 +35,10 @@ pub struct Prepared {
 /// If a pass refuses or the target cannot express the model.
 pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
     let reports = passes::apply(&mut model, features)?;
-    let programs = model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
+    // A pass that leaves an invalid graph is our mistake; better said here than by a compiler an hour later.
+    validate(&model, tensors).context("a pass left the model invalid")?;
+    let programs =
+        model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
     Ok(Prepared { model, programs, reports })
 }
 

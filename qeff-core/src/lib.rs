@@ -2,6 +2,8 @@
 //!
 //! | module | holds | may not know |
 //! |---|---|---|
+//! | [`validate`] | what every model must keep to, whoever described or changed it | targets, families |
+//! | [`text`] | the text form of semantic graphs | passes, targets |
 //! | [`passes`] | features over the semantic graph | targets, families |
 //! | [`lower`] | targets: semantic graph to ONNX nodes | weights' bytes |
 //! | [`weights`] | checkpoints, and weight expressions as a stream of bytes | graphs, ONNX |
@@ -14,4 +16,6 @@ pub mod lower;
 pub mod mapping;
 pub mod onnx;
 pub mod passes;
+pub mod text;
+pub mod validate;
 pub mod weights;

@@ -90,7 +90,7 @@ pub fn infer(op: &Op, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
             let (cos, sin) = (get(operands, 1, "cos")?, get(operands, 2, "sin")?);
             let half = cos.last().and_then(Dim::fixed).unwrap_or(0);
             let width = x.last().and_then(Dim::fixed).unwrap_or(0);
-            let fits = cos.rank() == 2 && half > 0 && 2 * half <= width;
+            let fits = cos.rank() == 2 && half > 0 && half <= width / 2;
             expect(fits, "cos", &format!("[positions, at most {}]", width / 2), cos)?;
             expect(sin.dims == cos.dims, "sin", &format!("the shape of cos, {cos}"), sin)?;
             positions(operands, 3, &x.dims[..2])?;
@@ -155,7 +155,7 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
     let cached = k.dims[1].fixed().is_some() && k.dims[2].fixed().is_none();
     let heads_axis = if cached { 1 } else { 2 };
     let (heads, kv_heads) = (q.dims[2].fixed().unwrap_or(0), k.dims[heads_axis].fixed().unwrap_or(0));
-    let grouped = kv_heads > 0 && heads % kv_heads == 0;
+    let grouped = heads > 0 && kv_heads > 0 && heads % kv_heads == 0;
     expect(grouped, "k", &format!("a number of heads that divides the {heads} of q"), k)?;
     expect(k.last() == q.last(), "k", &format!("width {} as q", q.dims[3]), k)?;
     let rows_agree = (0..3).all(|axis| k.dims[axis] == v.dims[axis]);
@@ -165,10 +165,11 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
         _ => positions(operands, A::POSITIONS, &q.dims[..2])?,
     }
     batch_index(operands, A::BATCH_INDEX, &q.dims[0])?;
-    let Some(width) = v.dims[3].fixed() else {
+    // Sizes come from strangers too, so their product may not fit.
+    let Some(width) = v.dims[3].fixed().and_then(|width| heads.checked_mul(width)) else {
         return Err(Mismatch::Operand { operand: "v", expected: "a fixed width".into(), found: v.to_string() });
     };
-    Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(heads * width)])])
+    Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(width)])])
 }
 
 fn onnx_types(op: &OnnxOp, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
@@ -256,5 +257,36 @@ fn batch_index(operands: &Operands<'_>, index: usize, lead: &Dim) -> Result<(), 
             expect(*found == expected, "batch_index", &expected.to_string(), found)
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Attention, AttentionMask, Rotary, RotaryLayout};
+
+    fn ty(dims: [Dim; 4]) -> Type {
+        Type::new(Elem::Act, dims)
+    }
+
+    #[test]
+    fn sizes_whose_product_overflows_are_refused() {
+        let q = ty(["b".into(), "s".into(), Dim::Fixed(2), Dim::Fixed(4)]);
+        let k = ty(["b".into(), "s".into(), Dim::Fixed(2), Dim::Fixed(4)]);
+        let v = ty(["b".into(), "s".into(), Dim::Fixed(2), Dim::Fixed(u64::MAX)]);
+        let op = Op::Attention(Attention { scale: 1.0, mask: AttentionMask::Bidirectional, softcap: 0.0 });
+        assert!(infer(&op, &[Some(&q), Some(&k), Some(&v)]).is_err());
+
+        let table = Type::weight(&[4, u64::MAX]);
+        let op = Op::Rotary(Rotary { layout: RotaryLayout::Half });
+        assert!(infer(&op, &[Some(&q), Some(&table), Some(&table)]).is_err());
+    }
+
+    #[test]
+    fn attention_needs_a_number_of_heads() {
+        let q = ty(["b".into(), "s".into(), "heads".into(), Dim::Fixed(4)]);
+        let k = ty(["b".into(), "s".into(), Dim::Fixed(2), Dim::Fixed(4)]);
+        let op = Op::Attention(Attention { scale: 1.0, mask: AttentionMask::Bidirectional, softcap: 0.0 });
+        assert!(infer(&op, &[Some(&q), Some(&k), Some(&k)]).is_err());
     }
 }

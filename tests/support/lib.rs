@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
+use qeff_host::plugins::Registry;
 use qeff_host::runtime::Session;
 use qeff_plugin_api::TensorIndex;
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Model;
-use qeff_plugin_api::plugin::{Registration, registered};
-use qeff_plugin_gpt2 as _;
-use qeff_plugin_llama as _;
 
 /// Largest difference of logits allowed, relative to the largest logit of the reference.
 pub const TOLERANCE: f32 = 1e-4;
@@ -42,21 +40,12 @@ pub fn fixtures_of(family: &str) -> Vec<String> {
 
 /// What the linked plugin for a checkpoint describes.
 pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
-    describe_tensors(checkpoint.config.clone(), checkpoint.weights.index().clone())
+    describe_with(&checkpoint.config, checkpoint.weights.index())
 }
 
-/// What the linked plugin describes for a config and the names and shapes of tensors: no weights are needed.
-pub fn describe_tensors(config: Config, tensors: TensorIndex) -> Result<Model> {
-    let request = qeff_plugin_api::plugin::Request { config, tensors };
-    let architectures = registered().into_iter().filter_map(|entry| match entry.item {
-        Registration::Architecture(architecture) => Some(architecture),
-        _ => None,
-    });
-    let architecture = architectures
-        .into_iter()
-        .find(|architecture| architecture.recognise(&request.config).is_some())
-        .context("no architecture")?;
-    Ok(architecture.describe(&request)?)
+/// What the linked plugin for a config describes over a tensor index.
+pub fn describe_with(config: &Config, tensors: &TensorIndex) -> Result<Model> {
+    Ok(Registry::builtin().describe(config, tensors, None)?.model)
 }
 
 /// One prompt of a fixture with the reference's answer.
@@ -87,19 +76,37 @@ pub fn cases(dir: &Path) -> Result<Vec<Case>> {
         .enumerate()
         .map(|(i, case)| {
             let name = i.to_string();
-            let tensor = tensors.tensor(&format!("{name}.step_logits"))?;
-            let vocab = tensor.shape()[1];
-            let numbers: Vec<f32> =
-                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let step_logits = rows(&tensors, &format!("{name}.step_logits"))?;
             Ok(Case {
                 name,
                 prompt: ids(&case["prompt_ids"]),
                 greedy: ids(&case["greedy_ids"]),
-                margins: case["margins"].as_array().into_iter().flatten().filter_map(|m| m.as_f64()).map(|m| m as f32).collect(),
-                step_logits: numbers.chunks(vocab).map(<[f32]>::to_vec).collect(),
+                margins: case["margins"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|m| m.as_f64())
+                    .map(|m| m as f32)
+                    .collect(),
+                step_logits,
             })
         })
         .collect()
+}
+
+/// Logits of every position of the prompt of case `i`, `[positions][vocab]`.
+pub fn prompt_logits(dir: &Path, i: usize) -> Result<Vec<Vec<f32>>> {
+    let bytes = std::fs::read(dir.join("expected.safetensors"))?;
+    rows(&safetensors::SafeTensors::deserialize(&bytes)?, &format!("{i}.logits"))
+}
+
+/// The rows of a stored f32 matrix.
+fn rows(tensors: &safetensors::SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
+    let tensor = tensors.tensor(name)?;
+    let width = *tensor.shape().last().context("a matrix")?;
+    let numbers: Vec<f32> =
+        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    Ok(numbers.chunks(width).map(<[f32]>::to_vec).collect())
 }
 
 /// An observer that lets everything pass.
@@ -113,10 +120,8 @@ impl Observer for Silent {
 
 /// Greedy continuations of the cases, with logits, ignoring EOS.
 pub fn continue_all(session: &mut dyn Session, cases: &[Case], chunk: usize) -> Result<Vec<Completion>> {
-    let requests: Vec<_> = cases
-        .iter()
-        .map(|case| Request { prompt: case.prompt.clone(), max_new_tokens: case.greedy.len() })
-        .collect();
+    let requests: Vec<_> =
+        cases.iter().map(|case| Request { prompt: case.prompt.clone(), max_new_tokens: case.greedy.len() }).collect();
     let options = Options { sampling: Sampling::default(), eos: vec![], chunk, keep_logits: true };
     Ok(generate::generate(session, &requests, &options, &mut Silent)?.0)
 }
@@ -127,7 +132,13 @@ pub fn compare(case: &Case, got: &Completion) -> Result<()> {
     let allowed = TOLERANCE * largest;
     for (step, (expected, found)) in case.step_logits.iter().zip(&got.logits).enumerate() {
         let worst = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-        ensure!(expected.len() == found.len(), "case {}: {} logits, expected {}", case.name, found.len(), expected.len());
+        ensure!(
+            expected.len() == found.len(),
+            "case {}: {} logits, expected {}",
+            case.name,
+            found.len(),
+            expected.len()
+        );
         ensure!(worst <= allowed, "case {} step {step}: logits differ by {worst}, allowed {allowed}", case.name);
         let (want, id) = (case.greedy[step], got.ids[step]);
         if case.margins[step] <= 2.0 * allowed {

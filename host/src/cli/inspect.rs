@@ -3,13 +3,13 @@
 use anyhow::Result;
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
-use qeff_core::onnx;
+use qeff_core::{onnx, text};
 use serde_json::json;
 
 use super::ModelArgs;
 use super::talk;
 use crate::checkpoint::Checkpoint;
-use crate::describe::{Described, DescribeOptions, describe};
+use crate::describe::{DescribeOptions, Described, describe};
 use crate::plugins::Registry;
 use crate::prepare;
 
@@ -49,10 +49,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return summary(args, &checkpoint, &described);
     }
     let text = match args.show {
-        Show::Graph => format!("{:?}\n", described.model),
+        Show::Graph => text::print(&described.model),
         Show::Aic => lowered(&checkpoint, described.model, Target::Aic)?,
         Show::Cpu => lowered(&checkpoint, described.model, Target::Cpu)?,
-        Show::Graph | Show::Weights | Show::Summary => weights(&checkpoint, &described),
+        Show::Weights | Show::Summary => weights(&checkpoint, &described),
     };
     if args.json { talk::json(&json!({ "text": text })) } else { talk::data(&text) }
 }

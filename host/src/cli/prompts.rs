@@ -39,7 +39,9 @@ impl PromptArgs {
             bail!("there is no prompt: give one with --prompt, --prompt-ids or --prompts-txt-file-path");
         }
         for (i, prompt) in prompts.iter().enumerate() {
-            if matches!(prompt, Prompt::Text(text) if text.is_empty()) || matches!(prompt, Prompt::Ids(ids) if ids.is_empty()) {
+            if matches!(prompt, Prompt::Text(text) if text.is_empty())
+                || matches!(prompt, Prompt::Ids(ids) if ids.is_empty())
+            {
                 bail!("prompt {i} is empty: a model continues at least one token");
             }
         }
@@ -84,7 +86,9 @@ fn ids(text: &str) -> Result<Vec<u32>> {
     inner
         .split(',')
         .map(|id| {
-            id.trim().parse().with_context(|| format!("--prompt-ids: expected ids such as 1,2,3, found `{}`", id.trim()))
+            id.trim()
+                .parse()
+                .with_context(|| format!("--prompt-ids: expected ids such as 1,2,3, found `{}`", id.trim()))
         })
         .collect()
 }

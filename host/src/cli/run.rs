@@ -234,7 +234,8 @@ impl Plan {
             }
             requests.push(Request { prompt: prompt.clone(), max_new_tokens: new });
         }
-        let reached = requests.iter().map(|request| request.prompt.len() + request.max_new_tokens - 1).max().unwrap_or(1);
+        let reached =
+            requests.iter().map(|request| request.prompt.len() + request.max_new_tokens - 1).max().unwrap_or(1);
         if let Some(limit) = model.positions.filter(|limit| !limit.hard && reached as u64 > limit.trained) {
             talk::warn(&format!("positions reach {reached}; the model was made for {}", limit.trained));
         }

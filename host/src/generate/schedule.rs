@@ -188,7 +188,11 @@ fn check(index: usize, request: &Request, context: usize) -> Result<(), Generate
     }
     // The last id is chosen but never written.
     if prompt.saturating_add(new).saturating_sub(1) > context {
-        let hint = if prompt > context { "shorten the prompt or raise --ctx-len" } else { "lower --max-new-tokens or raise --ctx-len" };
+        let hint = if prompt > context {
+            "shorten the prompt or raise --ctx-len"
+        } else {
+            "lower --max-new-tokens or raise --ctx-len"
+        };
         return Err(GenerateError::TooLong { index, prompt, new, context, hint });
     }
     Ok(())
@@ -205,7 +209,12 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Writes a prompt in chunks and chooses its first id; `None` if the sequence ended with it.
-    fn begin(&mut self, session: &mut dyn Session, request: usize, slot: usize) -> Result<Option<Active>, GenerateError> {
+    fn begin(
+        &mut self,
+        session: &mut dyn Session,
+        request: usize,
+        slot: usize,
+    ) -> Result<Option<Active>, GenerateError> {
         let prompt = &self.requests[request].prompt;
         let before = Instant::now();
         let mut position = 0;

@@ -129,7 +129,8 @@ impl CpuSession {
             inputs.push((port.input, ValueOrView::Value(state)));
         }
         let failed = |why: String| RuntimeError::Run { engine: ENGINE, why };
-        let mut results = program.model.run(inputs, &program.outputs, None).map_err(|error| failed(error.to_string()))?;
+        let mut results =
+            program.model.run(inputs, &program.outputs, None).map_err(|error| failed(error.to_string()))?;
         self.states = results.split_off(1);
         let logits: Tensor<f32> = match results.pop() {
             Some(Value::FloatTensor(logits)) => logits,

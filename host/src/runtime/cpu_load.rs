@@ -76,7 +76,13 @@ impl<'a> CpuWeights<'a> {
             options.external_data_static(&linked_name(i), keep(Arc::clone(file.mapping())));
         }
         let dir = tempfile::Builder::new().prefix("qeff-run-").tempdir()?;
-        let packed = pack(dir.path(), "packed", &requests, self.checkpoint, PackOptions { sync: false, ..PackOptions::default() })?;
+        let packed = pack(
+            dir.path(),
+            "packed",
+            &requests,
+            self.checkpoint,
+            PackOptions { sync: false, ..PackOptions::default() },
+        )?;
         residence.packed = packed.bytes_written;
         for file in &packed.files {
             let mapping = Mapping::open(dir.path().join(file))?;
@@ -89,9 +95,8 @@ impl<'a> CpuWeights<'a> {
             let places: Vec<Placement> =
                 places.into_iter().map(|place| place.unwrap_or_else(|i| packed.placements[i].clone())).collect();
             let bytes = onnx::model(program, &places, &[]).encode_to_vec();
-            let model = options
-                .load(bytes)
-                .map_err(|error| RuntimeError::Load { engine: "rten", why: error.to_string() })?;
+            let model =
+                options.load(bytes).map_err(|error| RuntimeError::Load { engine: "rten", why: error.to_string() })?;
             models.push(model);
         }
         Ok((models, residence))

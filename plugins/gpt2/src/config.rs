@@ -1,11 +1,13 @@
 //! config.json of the gpt2 family, with transformers' defaults for fields a file leaves out.
 
-use qeff_plugin_api::blocks::{Activation, Norm};
+use qeff_plugin_api::blocks::{Activation, Linear, Norm};
 use qeff_plugin_api::config::{Config, ConfigError};
 
 /// Everything that shapes a decoder of the family.
 pub(crate) struct Decoder {
     pub(crate) layers: u64,
+    pub(crate) vocab: u64,
+    pub(crate) inner: u64,
     pub(crate) heads: u64,
     pub(crate) hidden: u64,
     pub(crate) head_dim: u64,
@@ -22,7 +24,6 @@ impl Decoder {
         config.refuse_unless("add_cross_attention", &false.into())?;
         // Same product, other order of roundings: in f32 activations the two are one.
         config.flag_or("reorder_and_upcast_attn", false)?;
-        config.count_or("vocab_size", 50257)?;
         // The old name of n_positions; transformers ignores it too.
         config.opt_u64("n_ctx")?;
         let hidden = config.count("n_embd")?;
@@ -30,9 +31,10 @@ impl Decoder {
         if !hidden.is_multiple_of(heads) {
             return Err(config.unsupported("n_head", format!("a divisor of n_embd = {hidden}")));
         }
-        config.count_or("n_inner", 4 * hidden)?;
         Ok(Decoder {
             layers: config.count("n_layer")?,
+            vocab: config.count_or("vocab_size", 50_257)?,
+            inner: config.count_or("n_inner", 4 * hidden)?,
             heads,
             hidden,
             head_dim: hidden / heads,
@@ -43,6 +45,11 @@ impl Decoder {
             scale_weights: config.flag_or("scale_attn_weights", true)?,
             scale_by_inverse_layer: config.flag_or("scale_attn_by_inverse_layer_idx", false)?,
         })
+    }
+
+    /// A projection back to the hidden width, as this family stores all of its projections.
+    pub(crate) fn conv1d(&self) -> Linear<'static> {
+        Linear::to(self.hidden).conv1d().bias(true)
     }
 
     /// Factor on query · key in layer `index`.

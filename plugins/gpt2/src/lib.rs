@@ -44,11 +44,13 @@ fn decoder<'g>(g: &'g GraphBuilder<'g>, c: &Decoder) {
     let positions = g.positions();
     let t = g.at("transformer");
     let learned = Embedding { negative: NegativeIds::Zero, ..Embedding::default() };
-    let mut h = t.add(embed(t.at("wte"), ids, Embedding::default()), embed(t.at("wpe"), positions, learned));
+    let words = embed(t.at("wte"), ids, [c.vocab, c.hidden], Embedding::default());
+    let mut h = t.add(words, embed(t.at("wpe"), positions, [c.positions, c.hidden], learned));
     for (i, &slot) in (0..).zip(&kv) {
         h = layer(t.at(("h", i)), c, i, h, positions, slot);
     }
-    let head = lm::Head { scope: "lm_head", tied_to: c.tied.then_some("transformer.wte"), bias: Bias::No };
+    let head =
+        lm::Head { scope: "lm_head", vocab: c.vocab, tied_to: c.tied.then_some("transformer.wte"), bias: Bias::No };
     lm::tail(g.root(), h, positions, ("transformer.ln_f", c.norm), &head);
 }
 
@@ -56,19 +58,19 @@ fn layer<'g>(l: Scope<'g>, c: &Decoder, index: u64, h: Value<'g>, pos: Value<'g>
     let x = c.norm.apply(l.at("ln_1"), h);
     let h = l.add(h, attend(l.at("attn"), c, index, x, pos, kv));
     let x = c.norm.apply(l.at("ln_2"), h);
-    l.add(h, mlp::plain(l.at("mlp"), x, ["c_fc", "c_proj"], c.act, &Linear::default().conv1d().bias(true)))
+    l.add(h, mlp::plain(l.at("mlp"), x, c.inner, ["c_fc", "c_proj"], c.act, &c.conv1d()))
 }
 
 fn attend<'g>(a: Scope<'g>, c: &Decoder, index: u64, x: Value<'g>, pos: Value<'g>, kv: Slot<'g>) -> Value<'g> {
     // `c_attn` holds query, key and value side by side; each is a projection of its own here.
     let part = |name, n: u64| {
         let rows = Rows { groups: 1, width: 3 * c.hidden, columns: n * c.hidden..(n + 1) * c.hidden };
-        linear(a.at("c_attn").at(name), x, &Linear::heads(c.heads).part_of("", rows).conv1d().bias(true))
+        linear(a.at("c_attn").at(name), x, &Linear { heads: c.heads, ..c.conv1d() }.part_of("", rows))
     };
     let (q, k, v) = (part("q", 0), part("k", 1), part("v", 2));
     kv.write(a, [k, v], pos);
     let o = attention(a, q, kv, pos, Attn::causal(c.scale(index)));
-    linear(a.at("c_proj"), o, &Linear::default().conv1d().bias(true))
+    linear(a.at("c_proj"), o, &c.conv1d())
 }
 
 qeff_plugin_api::export_plugin!();

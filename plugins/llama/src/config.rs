@@ -9,6 +9,9 @@ use qeff_plugin_api::graph::AttentionMask;
 pub(crate) struct Decoder {
     pub(crate) architecture: &'static str,
     pub(crate) layers: u64,
+    pub(crate) hidden: u64,
+    pub(crate) inner: u64,
+    pub(crate) vocab: u64,
     pub(crate) heads: u64,
     pub(crate) kv_heads: u64,
     pub(crate) head_dim: u64,
@@ -27,9 +30,6 @@ impl Decoder {
         let mistral = architecture == "MistralForCausalLM";
         let hidden = config.count("hidden_size")?;
         let heads = config.count("num_attention_heads")?;
-        // Sizes that every weight's shape repeats: read so that a file at odds with itself is refused by name.
-        config.count_or("vocab_size", 32000)?;
-        config.count_or("intermediate_size", 1)?;
         let head_dim = config.count_or("head_dim", hidden / heads)?;
         let kv_heads = match (config.has("num_key_value_heads"), config.mentions("num_key_value_heads")) {
             (false, false) if mistral => 8,
@@ -45,6 +45,9 @@ impl Decoder {
         Ok(Decoder {
             architecture: if mistral { "MistralForCausalLM" } else { "LlamaForCausalLM" },
             layers: config.count("num_hidden_layers")?,
+            hidden,
+            inner: config.count_or("intermediate_size", if mistral { 14_336 } else { 11_008 })?,
+            vocab: config.count_or("vocab_size", 32_000)?,
             heads,
             kv_heads,
             head_dim,

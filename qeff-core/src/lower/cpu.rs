@@ -7,6 +7,8 @@
 //!
 //! Weights keep the orientation in which the checkpoint stores them, so that they can be used where they lie.
 
+use std::collections::HashMap;
+
 use qeff_plugin_api::graph::{
     Attention, AttentionMask, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
 };
@@ -20,7 +22,7 @@ use super::{LowerError, Lowered, Target};
 const OPSET: i64 = 23;
 
 pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
-    let mut cpu = Cpu { w: Writer::new(program, tensors, Target::Cpu), tensors };
+    let mut cpu = Cpu { w: Writer::new(program, tensors, Target::Cpu), tensors, rows: HashMap::new() };
     for (_, node) in program.nodes() {
         cpu.w.enter(node.scope);
         match &node.op {
@@ -40,27 +42,67 @@ pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered,
 struct Cpu<'a> {
     w: Writer<'a>,
     tensors: &'a TensorIndex,
+    /// Values as matrices of their last axis.
+    rows: HashMap<ValueId, String>,
 }
 
 impl Cpu<'_> {
+    /// `Gemm` reads its weight in either orientation, so it is used where and as it is stored; behind a `Transpose` node
+    /// an engine would fold the constant into a second copy of all weights.
     fn linear(&mut self, node: &Node, op: &Linear) {
-        let weight = self.input_major(operand(node, Linear::WEIGHT));
-        self.w.projection(node, op, &weight);
+        let (x, weight, out) = (operand(node, Linear::X), operand(node, Linear::WEIGHT), node.outputs[0]);
+        let x_rows = self.rows(x);
+        let (weight, turned) = self.stored(weight);
+        let bias = node.operand(Linear::BIAS).map(|bias| self.w.operand(bias, "bias"));
+        let inputs: Vec<&str> = [x_rows.as_str(), &weight].into_iter().chain(bias.as_deref()).collect();
+        let attrs = if turned { vec![] } else { vec![("transB", Attr::Int(1))] };
+        let y = self.w.node("Gemm", &inputs, &attrs);
+        // The rows of [batch · seq, out] become [batch, seq, (heads, width | out)] again.
+        let lead = self.w.program.ty(x).rank() - 1;
+        let tail: Vec<i64> = (lead..self.w.program.ty(out).rank()).map(|axis| self.w.fixed(out, axis) as i64).collect();
+        let shape = self.shape_like(x, lead, &tail);
+        debug_assert!(op.heads == 0 || tail.len() == 2);
+        self.w.node_for(out, "", "Reshape", &[&y, &shape], &[]);
     }
 
-    /// A projection's weight as `[in, out]`: as it is stored if it is stored so, else a transposed view of it.
-    fn input_major(&mut self, weight: ValueId) -> String {
+    /// A value as a matrix of its last axis, made once for all projections of it.
+    fn rows(&mut self, value: ValueId) -> String {
+        if let Some(name) = self.rows.get(&value) {
+            return name.clone();
+        }
+        let (name, width) = (self.w.name(value), self.w.width(value) as i64);
+        let name = self.w.reshape(&name, &[-1, width]);
+        self.rows.insert(value, name.clone());
+        name
+    }
+
+    /// The shape tensor `[leading dimensions of x, tail]`; shared by all values of these dimensions.
+    fn shape_like(&mut self, x: ValueId, lead: usize, tail: &[i64]) -> String {
+        let program = self.w.program;
+        let dims = &program.ty(x).dims[..lead];
+        // An input of these dimensions knows them before anything is computed.
+        let input = program.inputs.iter().find(|input| program.ty(input.value).dims.get(..lead) == Some(dims));
+        let name = self.w.name(input.map_or(x, |input| input.value));
+        let leading = self.w.shared(format!("leading {dims:?}"), |w| {
+            let shape = w.node("Shape", &[&name], &[]);
+            let (from, to) = (w.ints(&[0]), w.ints(&[lead as i64]));
+            w.node("Slice", &[&shape, &from, &to], &[])
+        });
+        self.w.shared(format!("shape {dims:?} {tail:?}"), |w| {
+            let tail = w.ints(tail);
+            w.node("Concat", &[&leading, &tail], &[("axis", Attr::Int(0))])
+        })
+    }
+
+    /// A projection's weight as it is stored, and whether that is `[in, out]` rather than `[out, in]`.
+    fn stored(&mut self, weight: ValueId) -> (String, bool) {
         let Some(expr) = self.w.program.weight(weight).cloned() else {
-            let weight = self.w.name(weight);
-            return self.w.transpose(&weight, &[1, 0]);
+            return (self.w.name(weight), false);
         };
         let elem = self.w.program.ty(weight).elem;
         let turned = expr.clone().transposed().simplified(self.tensors);
-        if transposes(&turned) < transposes(&expr) {
-            return self.w.weight(turned, elem, "weight");
-        }
-        let weight = self.w.weight(expr, elem, "weight");
-        self.w.transpose(&weight, &[1, 0])
+        let stored_turned = transposes(&turned) < transposes(&expr);
+        (self.w.weight(if stored_turned { turned } else { expr }, elem, "weight"), stored_turned)
     }
 
     fn rms_norm(&mut self, node: &Node, op: &RmsNorm) {

@@ -36,8 +36,11 @@ pub(super) struct Writer<'a> {
     names: HashMap<ValueId, String>,
     /// Names that the file's interface fixes: outputs and retained states.
     ports: HashMap<ValueId, String>,
-    /// Nodes made once for several users, by what they compute.
+    /// Results made once for several users, by what they mean.
     shared: HashMap<String, String>,
+    /// Nodes of the scope that layers share, by what they compute: none is written twice.
+    shared_nodes: HashMap<String, String>,
+    sharing: bool,
     /// Scope of nodes that layers share: the first segment of the first node's path.
     top: String,
     /// Scope of the node being lowered.
@@ -61,6 +64,8 @@ impl<'a> Writer<'a> {
             names: HashMap::new(),
             ports: HashMap::new(),
             shared: HashMap::new(),
+            shared_nodes: HashMap::new(),
+            sharing: false,
             top,
             scope: String::new(),
         };
@@ -151,7 +156,7 @@ impl<'a> Writer<'a> {
     // --- constants: small, shared, named by what they are
 
     pub(super) fn scalar(&mut self, value: f32) -> String {
-        let name = format!("const_f32_{value}");
+        let name = if value.is_finite() { format!("const_f32_{value:e}") } else { format!("const_f32_{value}") };
         self.constant(name, data_type(DType::F32), vec![], value.to_le_bytes().to_vec())
     }
 
@@ -205,6 +210,11 @@ impl<'a> Writer<'a> {
         attrs: &[(&str, Attr<'_>)],
         value: Option<ValueId>,
     ) -> String {
+        let attribute: Vec<_> = attrs.iter().map(|(key, attr)| attribute(key, attr)).collect();
+        let computes = (self.sharing && value.is_none()).then(|| format!("{domain}::{op}{inputs:?}{attribute:?}"));
+        if let Some(name) = computes.as_ref().and_then(|key| self.shared_nodes.get(key)) {
+            return name.clone();
+        }
         let name = self.node_name(op);
         let fixed = value.and_then(|value| self.ports.get(&value).cloned());
         let output = fixed.unwrap_or_else(|| format!("{name}_output_0"));
@@ -214,8 +224,11 @@ impl<'a> Writer<'a> {
             domain: domain.to_owned(),
             input: inputs.iter().map(|&input| input.to_owned()).collect(),
             output: vec![output.clone()],
-            attribute: attrs.iter().map(|(key, attr)| attribute(key, attr)).collect(),
+            attribute,
         });
+        if let Some(key) = computes {
+            self.shared_nodes.insert(key, output.clone());
+        }
         output
     }
 
@@ -246,8 +259,10 @@ impl<'a> Writer<'a> {
             return name.clone();
         }
         let scope = std::mem::replace(&mut self.scope, self.top.clone());
+        let sharing = std::mem::replace(&mut self.sharing, true);
         let name = make(self);
         self.scope = scope;
+        self.sharing = sharing;
         self.shared.insert(key, name.clone());
         name
     }

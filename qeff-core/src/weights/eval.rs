@@ -10,71 +10,18 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use qeff_plugin_api::weight::WeightError;
 use qeff_plugin_api::{DType, WeightExpr};
 
 use super::convert::{Affine, Converter};
+use super::error::EvalError;
 use super::kernel::{Move, Nest, fill};
 use super::plan::{Leaf, Node, Step, fill_bytes, strides};
 use super::region::{Form, Region};
-use super::source::{SourceError, TensorSource};
+use super::source::TensorSource;
 use super::tile::{Tiling, pace};
 
 /// Nests looked at when tiles are chosen: enough to see how a result reads its sources.
 const PROBE: usize = 64;
-
-/// Why an expression cannot be evaluated.
-#[derive(Debug, thiserror::Error)]
-pub enum EvalError {
-    /// It has no shape.
-    #[error(transparent)]
-    Shape(#[from] WeightError),
-    /// A tensor cannot be read.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// A tensor of one type is wanted in another that it does not convert to.
-    #[error(
-        "tensor `{tensor}` is stored as {from} and wanted as {to}: floats convert to floats, and other types are only \
-         copied as they are, without arithmetic"
-    )]
-    NotConvertible {
-        /// The tensor.
-        tensor: String,
-        /// As stored.
-        from: DType,
-        /// As wanted.
-        to: DType,
-    },
-    /// A fill with a number that the wanted type does not hold.
-    #[error("fill({value}) is wanted as {to}, which does not hold that number")]
-    Fill {
-        /// The number.
-        value: f32,
-        /// As wanted.
-        to: DType,
-    },
-    /// A rotary table that cannot be computed.
-    #[error("rotary table: {why}")]
-    Rope {
-        /// What is wrong.
-        why: String,
-    },
-    /// Steps within steps within steps.
-    #[error("the expression is nested more than {limit} steps deep")]
-    TooDeep {
-        /// The most that is evaluated.
-        limit: usize,
-    },
-    /// More bytes than can be counted.
-    #[error("a result of shape {shape:?} has more bytes than can be addressed")]
-    TooLarge {
-        /// The shape.
-        shape: Vec<u64>,
-    },
-    /// The sink refused bytes.
-    #[error("cannot write: {0}")]
-    Sink(#[source] std::io::Error),
-}
 
 /// Where tiles go.
 pub trait TileSink: Sync {

@@ -1,5 +1,6 @@
 //! Every step against an evaluator that cannot be wrong: index arithmetic, one element at a time.
 
+use crate::weights::SourceError;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod convert;
+mod error;
 mod eval;
 mod kernel;
 mod plan;
@@ -19,7 +20,8 @@ mod tile;
 mod writer;
 
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile, TensorView};
-pub use eval::{EvalError, Evaluation, TileSink, Traffic, evaluate_to_vec, write};
+pub use error::EvalError;
+pub use eval::{Evaluation, TileSink, Traffic, evaluate_to_vec, write};
 pub use safetensors::HeaderError;
 pub use source::{SourceError, TensorSource};
 pub use tile::Tiling;

@@ -9,7 +9,7 @@ use qeff_plugin_api::weight::{RopeKind, RopeTable, element_count};
 use qeff_plugin_api::{DType, WeightExpr};
 
 use super::convert::{Affine, Converter};
-use super::eval::EvalError;
+use super::error::EvalError;
 use super::region::Region;
 use super::source::TensorSource;
 

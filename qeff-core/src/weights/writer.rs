@@ -17,7 +17,8 @@ use std::time::Instant;
 use qeff_plugin_api::{DType, WeightExpr};
 use tempfile::NamedTempFile;
 
-use super::eval::{EvalError, Evaluation, TileSink, Traffic};
+use super::error::EvalError;
+use super::eval::{Evaluation, TileSink, Traffic};
 use super::source::TensorSource;
 use super::tile::Tiling;
 
@@ -113,10 +114,13 @@ pub enum PackError {
         error: Box<EvalError>,
     },
     /// The disk is full.
-    #[error("{} is full: the weights need {} MB there; free some space, or choose another directory", dir.display(), needed.div_ceil(1_000_000))]
+    #[error(
+        "no space left for {}: the weights need {} MB; free some space there, or choose another directory",
+        path.display(), needed.div_ceil(1_000_000)
+    )]
     DiskFull {
-        /// The directory.
-        dir: PathBuf,
+        /// The file.
+        path: PathBuf,
         /// Bytes of all files together.
         needed: u64,
     },
@@ -162,12 +166,7 @@ fn pack_here(
     let layout = Layout::new(requests, source, &options)?;
     let name = |number: usize| format!("{stem}_{number}.onnx.data");
     let total = layout.lengths.iter().sum();
-    let failed = |path: &Path, error: io::Error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            PackError::DiskFull { dir: dir.to_owned(), needed: total }
-        }
-        _ => PackError::Io { path: path.to_owned(), error },
-    };
+    let failed = |path: &Path, error| io_error(path, error, total);
     // Dropped on the way out of an error or a panic, they remove themselves.
     let mut files = Vec::with_capacity(layout.lengths.len());
     for (number, &length) in layout.lengths.iter().enumerate() {
@@ -255,6 +254,14 @@ fn weight_error(request: &PackRequest, error: EvalError) -> PackError {
     PackError::Weight { name, expr, error: Box::new(error) }
 }
 
+fn io_error(path: &Path, error: io::Error, needed: u64) -> PackError {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => PackError::DiskFull { path, needed },
+        _ => PackError::Io { path, error },
+    }
+}
+
 /// What goes where.
 struct Layout<'r, 's> {
     jobs: Vec<Job<'r, 's>>,
@@ -284,10 +291,7 @@ impl<'r, 's> Layout<'r, 's> {
         for request in requests {
             // Checked as it was written: simplifying may remove a step that does not fit.
             let failed = |error| weight_error(request, error);
-            request.expr.shape(source.index()).map_err(|error| match source_error(&request.expr, source) {
-                Some(error) => failed(error),
-                None => failed(error.into()),
-            })?;
+            Evaluation::new(&request.expr, request.dtype, source).map_err(failed)?;
             let canonical = request.expr.clone().simplified(source.index());
             // The text form is exact, and unlike the expression it can be hashed.
             let key = (canonical.to_string(), request.dtype);
@@ -370,13 +374,6 @@ impl<'r, 's> Layout<'r, 's> {
             None => Ok(Traffic { read: read.into_inner(), written: written.into_inner() }),
         }
     }
-}
-
-/// What a source says about a tensor that the index does not have: it may know more than "missing".
-fn source_error(expr: &WeightExpr, source: &dyn TensorSource) -> Option<EvalError> {
-    let mut error = None;
-    expr.for_each_source(&mut |name| error = error.take().or_else(|| source.info(name).err()));
-    error.map(EvalError::Source)
 }
 
 struct StopOnPanic<'a>(&'a AtomicBool);

@@ -167,8 +167,48 @@ fn a_directory_that_is_not_there_is_named() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_says_so() {
-    // `/dev/full` refuses every byte; the sink is what meets it, and the message is made of what the sink says.
+    // `/dev/full` refuses every byte as a full disk does.
     let full = File::options().write(true).open("/dev/full").unwrap();
     let error = Positioned { file: &full, offset: 0 }.write(0, &[0; 10]).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    let message = io_error(Path::new("/disk/m_0.onnx.data"), error, 5_000_001).to_string();
+    assert!(message.contains("no space left for /disk/m_0.onnx.data") && message.contains("6 MB"), "{message}");
+}
+
+#[test]
+fn a_checkpoint_is_packed_whatever_its_alignment() {
+    let dir = tempfile::tempdir().unwrap();
+    let count = 70 * 300;
+    let numbers: Vec<u8> = (0..count).flat_map(|i| ((i % 1999) as f32).to_le_bytes()).collect();
+    // A flag in front puts the floats at an odd address.
+    let header = format!(
+        r#"{{"flag":{{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}},
+            "a":{{"dtype":"F32","shape":[70,300],"data_offsets":[1,{}]}}}}"#,
+        1 + numbers.len()
+    );
+    let file = crate::weights::safetensors::tests::file(&header, &[&[1], numbers.as_slice()].concat());
+    std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    let checkpoint = crate::weights::Checkpoint::open(&dir).unwrap();
+    let requests = [
+        request(r#"w"a""#, DType::F32),
+        request(r#"w"a".transpose(1, 0)"#, DType::F32),
+        request(r#"w"a".take(1, 150, 2, 1..2).affine(1, 1)"#, DType::F16),
+    ];
+    let options = PackOptions { budget: 1 << 14, ..PackOptions::default() };
+    let packed = pack(dir.path(), "m", &requests, &checkpoint, options).unwrap();
+    let file = std::fs::read(dir.path().join("m_0.onnx.data")).unwrap();
+    let bytes = |at: usize| {
+        let Placement { offset, length, .. } = packed.placements[at];
+        &file[offset as usize..(offset + length) as usize]
+    };
+    assert!(bytes(0) == numbers);
+    for row in 0..70 {
+        for column in 0..300 {
+            let stored = &numbers[(row * 300 + column) * 4..][..4];
+            assert_eq!(&bytes(1)[(column * 70 + row) * 4..][..4], stored);
+            if column % 2 == 1 {
+                let expected = half::f16::from_f32((((row * 300 + column) % 1999) as f32) + 1.0);
+                assert_eq!(bytes(2)[(row * 150 + column / 2) * 2..][..2], expected.to_le_bytes());
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::build::{Scope, Value};
-use crate::graph::{self, Op};
+use crate::graph::{self, Dim, Op};
 
 /// Whether a projection adds a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,14 +42,21 @@ pub struct Linear<'a> {
     pub conv1d: bool,
     /// Whether a bias is added.
     pub bias: Bias,
+    /// Rows of the weight, which the checkpoint must agree with; 0 takes what is stored.
+    pub out: u64,
     /// If not 0, the result is split into this many heads.
     pub heads: u64,
 }
 
 impl<'a> Linear<'a> {
-    /// A projection that yields heads.
-    pub fn heads(heads: u64) -> Self {
-        Linear { heads, ..Linear::default() }
+    /// A projection to `out` numbers.
+    pub fn to(out: u64) -> Self {
+        Linear { out, ..Linear::default() }
+    }
+
+    /// A projection to `heads` heads of `width` numbers.
+    pub fn heads(heads: u64, width: u64) -> Self {
+        Linear { heads, out: heads.saturating_mul(width), ..Linear::default() }
     }
 
     /// With or without a bias.
@@ -79,7 +86,12 @@ pub fn linear<'g>(at: Scope<'g>, x: Value<'g>, spec: &Linear<'_>) -> Value<'g> {
         None => expr,
     };
     let stored = at.named_tensor(&format!("{path}.weight"));
-    let weight = at.weight(rows(if spec.conv1d { stored.transposed() } else { stored }));
+    let weight = rows(if spec.conv1d { stored.transposed() } else { stored });
+    let width = x.ty().and_then(|ty| ty.last().and_then(Dim::fixed));
+    let weight = match width {
+        Some(width) if spec.out > 0 => at.weight_of_shape(weight, &[spec.out, width]),
+        _ => at.weight(weight),
+    };
     let bias = (spec.bias == Bias::Yes).then(|| at.weight(rows(at.named_tensor(&format!("{path}.bias")))));
     at.node(Op::Linear(graph::Linear { heads: spec.heads }), &[Some(x), Some(weight), bias])
 }

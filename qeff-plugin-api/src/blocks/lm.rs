@@ -2,7 +2,7 @@
 
 use super::{Bias, Norm};
 use crate::build::{Scope, Value};
-use crate::graph::{self, Op, Role, Select, SelectMode};
+use crate::graph::{self, Dim, Op, Role, Select, SelectMode};
 use crate::{DType, Elem};
 
 /// The projection to the vocabulary.
@@ -10,6 +10,8 @@ use crate::{DType, Elem};
 pub struct Head<'a> {
     /// Scope of the head's own tensors.
     pub scope: &'a str,
+    /// Size of the vocabulary.
+    pub vocab: u64,
     /// Scope of the embedding whose table is the head's weight, if it is tied.
     pub tied_to: Option<&'a str>,
     /// Whether a bias is added.
@@ -26,8 +28,10 @@ pub fn tail<'g>(root: Scope<'g>, h: Value<'g>, positions: Value<'g>, norm: (&str
     let at = root.at(head.scope);
     let table = head.tied_to.map_or_else(|| at.tensor("weight"), |embedding| root.at(embedding).tensor("weight"));
     let bias = (head.bias == Bias::Yes).then(|| at.weight(at.tensor("bias")));
+    let width = last.ty().and_then(|ty| ty.last().and_then(Dim::fixed)).unwrap_or(0);
+    let table = at.weight_of_shape(table, &[head.vocab, width]);
     let linear = Op::Linear(graph::Linear::default());
-    let logits = at.node(linear, &[Some(last), Some(at.weight(table)), bias]);
+    let logits = at.node(linear, &[Some(last), Some(table), bias]);
     let logits = match logits.ty() {
         Some(ty) if ty.elem != Elem::F32 => root.at("logits").cast(logits, DType::F32),
         _ => logits,

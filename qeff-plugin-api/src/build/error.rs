@@ -17,6 +17,15 @@ pub struct BuildError {
 pub enum BuildErrorKind {
     /// A weight expression has no shape: a tensor is missing, or a step does not fit.
     Weight(WeightError),
+    /// A weight has another shape than the config says.
+    Shape {
+        /// The weight as text.
+        weight: String,
+        /// The shape that follows from the config.
+        expected: Vec<u64>,
+        /// The shape it has.
+        found: Vec<u64>,
+    },
     /// An operator and its operands do not fit.
     Mismatch {
         /// Name of the operator.
@@ -36,6 +45,9 @@ impl std::fmt::Display for BuildError {
         }
         match &self.kind {
             BuildErrorKind::Weight(error) => error.fmt(f),
+            BuildErrorKind::Shape { weight, expected, found } => {
+                write!(f, "{weight} has shape {found:?}; by config.json it should be {expected:?}")
+            }
             BuildErrorKind::Mismatch { op, mismatch } => write!(f, "{op}: {mismatch}"),
             BuildErrorKind::ForeignValue => f.write_str("a value of another graph is used here"),
         }

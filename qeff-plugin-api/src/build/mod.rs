@@ -249,6 +249,18 @@ impl<'g> Scope<'g> {
         Value { builder: self.builder, id }
     }
 
+    /// The value of a weight expression that must have the given shape, as the config says it has.
+    pub fn weight_of_shape(self, expr: WeightExpr, expected: &[u64]) -> Value<'g> {
+        match expr.shape(self.builder.index) {
+            Ok(found) if found != expected => {
+                let kind = BuildErrorKind::Shape { weight: expr.to_string(), expected: expected.to_vec(), found };
+                self.builder.fail(self.id, kind);
+                Value { builder: self.builder, id: None }
+            }
+            _ => self.weight(expr),
+        }
+    }
+
     /// Appends a node with one result of inferred type.
     pub fn node(self, op: Op, operands: &[Option<Value<'g>>]) -> Value<'g> {
         let mut outputs = self.nodes(op, operands);

@@ -1,6 +1,6 @@
 //! One program: declarations, nodes, values and scopes in arenas.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Dim, NodeId, Op, Role, ScopeId, SlotId, Symbol, Type, ValueId};
 use crate::{DType, WeightExpr};
@@ -258,6 +258,11 @@ impl Program {
         &self.scopes[scope.index()]
     }
 
+    /// Whether a scope handle belongs to this program.
+    pub fn contains_scope(&self, scope: ScopeId) -> bool {
+        scope.index() < self.scopes.len()
+    }
+
     /// The node that makes a value, if a node does.
     pub fn producer(&self, id: ValueId) -> Option<NodeId> {
         match self.value(id).def {
@@ -311,13 +316,13 @@ impl Program {
         last
     }
 
-    /// Symbols in order of first appearance in the declarations.
+    /// Symbols in order of first appearance in the declarations. Declarations whose value was taken away have none.
     pub fn symbols(&self) -> Vec<Symbol> {
-        let mut symbols: Vec<Symbol> = vec![];
-        let mut add = |ty: &Type| {
-            for dim in &ty.dims {
+        let (mut symbols, mut seen) = (vec![], HashSet::new());
+        let mut add = |id: ValueId| {
+            for dim in self.values.get(id.index()).iter().flat_map(|value| &value.ty.dims) {
                 if let Dim::Symbol(symbol) = dim
-                    && !symbols.contains(symbol)
+                    && seen.insert(symbol)
                 {
                     symbols.push(symbol.clone());
                 }
@@ -325,8 +330,8 @@ impl Program {
         };
         for declaration in &self.declarations {
             match *declaration {
-                Declaration::Input(i) => add(self.ty(self.inputs[i].value)),
-                Declaration::State(slot) => self.state(slot).parts.iter().for_each(|&part| add(self.ty(part))),
+                Declaration::Input(i) => self.inputs.get(i).into_iter().for_each(|input| add(input.value)),
+                Declaration::State(slot) => self.state(slot).parts.iter().for_each(|&part| add(part)),
             }
         }
         symbols

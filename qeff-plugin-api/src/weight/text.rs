@@ -80,7 +80,7 @@ impl WeightExpr {
     /// The first place that does not fit the grammar.
     pub fn parse_prefix<'t>(text: &'t str, name: &dyn Fn(&str) -> String) -> Result<(Self, &'t str), ParseWeightError> {
         let mut reader = Reader { rest: text, name };
-        let expr = reader.expr(0)?;
+        let (expr, _) = reader.expr(0)?;
         Ok((expr, reader.rest))
     }
 
@@ -171,17 +171,21 @@ struct Reader<'t, 'n> {
 }
 
 impl<'t> Reader<'t, '_> {
-    fn expr(&mut self, depth: usize) -> Result<WeightExpr, ParseWeightError> {
+    /// An expression with the height of its tree. Steps and nesting both make it taller, so they share one limit; limits
+    /// of their own would multiply.
+    fn expr(&mut self, depth: usize) -> Result<(WeightExpr, usize), ParseWeightError> {
         if depth > MAX_DEPTH {
             return Err(error("an expression nested less deeply", self.rest));
         }
-        let mut expr = self.primary(depth)?;
-        let mut steps = 0;
-        while self.eat(".") {
-            steps += 1;
-            if steps > MAX_DEPTH {
+        let (mut expr, mut height) = self.primary(depth)?;
+        loop {
+            if height > MAX_DEPTH {
                 return Err(error("fewer steps", self.rest));
             }
+            if !self.eat(".") {
+                return Ok((expr, height));
+            }
+            height += 1;
             let at = self.rest;
             let step = self.word();
             self.expect("(")?;
@@ -201,15 +205,14 @@ impl<'t> Reader<'t, '_> {
             };
             self.expect(")")?;
         }
-        Ok(expr)
     }
 
-    fn primary(&mut self, depth: usize) -> Result<WeightExpr, ParseWeightError> {
+    fn primary(&mut self, depth: usize) -> Result<(WeightExpr, usize), ParseWeightError> {
         let at = self.rest.trim_start();
         match self.word() {
             "w" => {
                 let name = self.quoted()?;
-                Ok(WeightExpr::Tensor((self.name)(&name)))
+                Ok((WeightExpr::Tensor((self.name)(&name)), 1))
             }
             "fill" => {
                 self.expect("(")?;
@@ -219,23 +222,26 @@ impl<'t> Reader<'t, '_> {
                 let shape = self.numbers()?;
                 self.expect("]")?;
                 self.expect(")")?;
-                Ok(WeightExpr::Fill { value, shape })
+                Ok((WeightExpr::Fill { value, shape }, 1))
             }
             word @ ("concat" | "stack") => {
                 self.expect("(")?;
                 let axis = self.number()?;
-                let mut parts = Vec::new();
+                let (mut parts, mut height) = (Vec::new(), 0);
                 while self.eat(",") {
-                    parts.push(self.expr(depth + 1)?);
+                    let (part, part_height) = self.expr(depth + 1)?;
+                    parts.push(part);
+                    height = part_height.max(height);
                 }
                 self.expect(")")?;
-                Ok(if word == "concat" {
+                let expr = if word == "concat" {
                     WeightExpr::Concat { axis, parts }
                 } else {
                     WeightExpr::Stack { axis, parts }
-                })
+                };
+                Ok((expr, height + 1))
             }
-            "rope" => self.rope().map(WeightExpr::Rope),
+            "rope" => Ok((WeightExpr::Rope(self.rope()?), 1)),
             _ => Err(error("w\"…\", fill, rope, concat or stack", at)),
         }
     }
@@ -383,5 +389,18 @@ impl<'t> Reader<'t, '_> {
 
     fn expect(&mut self, token: &str) -> Result<(), ParseWeightError> {
         if self.eat(token) { Ok(()) } else { Err(error(&format!("`{token}`"), self.rest.trim_start())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_and_steps_share_one_limit() {
+        let steps = ".reshape(1)".repeat(MAX_DEPTH - 1);
+        assert!(WeightExpr::parse(&format!("w\"a\"{steps}")).is_ok());
+        assert!(WeightExpr::parse(&format!("concat(0, w\"a\"{steps})")).is_err());
+        assert!(WeightExpr::parse(&format!("{}w\"a\"{}", "stack(0, ".repeat(999), ")".repeat(999))).is_err());
     }
 }
