@@ -1,4 +1,6 @@
-//! Support for the integration tests: fixtures, and what Hugging Face computed for them.
+//! Support for the integration tests: fixtures, and what Hugging Face computed for them; goldens, and what they stand for.
+
+pub mod golden;
 
 use std::path::{Path, PathBuf};
 
