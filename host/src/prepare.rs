@@ -5,8 +5,9 @@ use qeff_core::lower::{self, Lowered, Target};
 use qeff_core::passes::{self, Features, PassReport};
 use qeff_core::validate::validate;
 use qeff_core::weights::Checkpoint as Weights;
-use qeff_plugin_api::TensorIndex;
 use qeff_plugin_api::graph::{Model, Program};
+use qeff_plugin_api::weight::RopeTable;
+use qeff_plugin_api::{TensorIndex, WeightExpr};
 
 use crate::runtime::cpu::{CpuProgram, CpuSession};
 use crate::runtime::{CpuWeights, Residence};
@@ -42,6 +43,24 @@ pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, tar
     Ok(Prepared { model, programs, reports })
 }
 
+/// Cuts rotary tables to the positions that a session has: a model made for a hundred thousand of them would be loaded
+/// with megabytes that no request looks at.
+fn shorten_tables(model: &mut Model, positions: u64) {
+    for program in &mut model.programs {
+        let tables: Vec<_> = program
+            .weights()
+            .filter_map(|(id, expr)| match expr {
+                WeightExpr::Rope(table) if table.positions > positions => Some((id, table.clone())),
+                _ => None,
+            })
+            .collect();
+        for (id, table) in tables {
+            let shape = [positions, table.width / 2];
+            program.set_weight(id, WeightExpr::Rope(RopeTable { positions, ..table }), &shape);
+        }
+    }
+}
+
 /// A session on the CPU with what is worth telling about it.
 pub struct CpuReady {
     /// The session.
@@ -57,6 +76,8 @@ pub struct CpuReady {
 /// # Errors
 /// If the model cannot be lowered or loaded.
 pub fn cpu(model: &Model, weights: &Weights, slots: usize, context: usize) -> Result<CpuReady> {
+    let mut model = model.clone();
+    shorten_tables(&mut model, context as u64);
     let features = Features { reach: context as u64, ..Features::default() };
     let plain = prepare(model.clone(), weights.index(), &features, Target::Cpu)?;
     // Several slots are continuous batching: the indexed program writes one of them.
