@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Target};
 use qeff_core::onnx;
 use qeff_core::passes::Features;
@@ -65,6 +65,9 @@ impl From<TargetArg> for Target {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
+    if args.output.exists() && !args.output.is_dir() {
+        bail!("--output {} is a file; expected a folder, or a path where one can be made", args.output.display());
+    }
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let registry = Registry::builtin();
     let options = DescribeOptions { plugin: args.model.plugin.as_deref(), strict: args.model.strict };

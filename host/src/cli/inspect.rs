@@ -45,6 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let registry = Registry::builtin();
     let options = DescribeOptions { plugin: args.model.plugin.as_deref(), strict: args.model.strict };
     let described = describe(&checkpoint, &registry, options)?;
+    if !args.json {
+        described.warnings.iter().for_each(|warning| talk::warn(warning));
+    }
     if args.show == Show::Summary {
         return summary(args, &checkpoint, &described);
     }
@@ -128,6 +131,5 @@ fn summary(args: &Args, checkpoint: &Checkpoint, described: &Described) -> Resul
             program.states().len()
         ));
     }
-    described.warnings.iter().for_each(|warning| talk::warn(warning));
     talk::data(&text)
 }
