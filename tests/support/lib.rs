@@ -1,5 +1,8 @@
 //! Support for the integration tests: fixtures, and what Hugging Face computed for them.
 
+pub mod command;
+pub mod scratch;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
