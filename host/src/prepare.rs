@@ -1,6 +1,6 @@
 //! From a described model to something that runs or is exported: passes and lowering, chosen by what the user asked for.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Lowered, Target};
 use qeff_core::passes::{self, Features, PassReport};
 use qeff_core::validate::validate;
@@ -18,6 +18,26 @@ use crate::runtime::{CpuWeights, Residence};
 /// If the model has none.
 pub fn main_program(model: &Model) -> Result<&Program> {
     model.program("main").with_context(|| format!("{} has no program `main`", model.architecture))
+}
+
+/// Most positions of a sequence where the model itself was not made for more. Tables are made for as many as a request can
+/// reach, and past this nobody means the number.
+const MAX_POSITIONS: u64 = 1 << 20;
+
+/// Refuses more positions than a model has, or than anybody can mean.
+///
+/// # Errors
+/// If sequences of `reach` positions are too long.
+pub fn check_reach(model: &Model, reach: u64) -> Result<()> {
+    let (trained, hard) = model.positions.map_or((0, false), |limit| (limit.trained, limit.hard));
+    if hard && reach > trained {
+        bail!("expected at most {trained} positions, all that this model has; found {reach}");
+    }
+    let most = MAX_POSITIONS.max(trained);
+    if reach > most {
+        bail!("expected at most {most} positions (the model was made for {trained}); found {reach}");
+    }
+    Ok(())
 }
 
 /// A model after its passes, lowered.

@@ -217,10 +217,8 @@ impl Plan {
         // Positions that do not exist bound a sequence; positions that were only never trained are the user's choice.
         let hard = model.positions.filter(|limit| limit.hard).map(|limit| limit.trained as usize);
         let asked = args.ctx_len.map(|n| n as usize);
-        if let (Some(asked), Some(hard)) = (asked, hard)
-            && asked > hard
-        {
-            bail!("--ctx-len: expected at most {hard}, the positions of this model, found {asked}");
+        if let Some(asked) = args.ctx_len {
+            prepare::check_reach(model, asked.into()).context("--ctx-len is too large")?;
         }
         let bound = asked.or(hard);
         let mut requests = vec![];
@@ -250,6 +248,7 @@ impl Plan {
         }
         let reached =
             requests.iter().map(|request| request.prompt.len() + request.max_new_tokens - 1).max().unwrap_or(1);
+        prepare::check_reach(model, reached as u64).context("--max-new-tokens is too large")?;
         if let Some(limit) = model.positions.filter(|limit| !limit.hard && reached as u64 > limit.trained) {
             talk::warn(&format!("positions reach {reached}; the model was made for {}", limit.trained));
         }
