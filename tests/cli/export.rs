@@ -106,6 +106,19 @@ fn a_failed_export_leaves_an_older_one_alone() {
 }
 
 #[test]
+fn a_context_that_the_model_does_not_have() {
+    let place = tempfile::tempdir().expect("a folder");
+    let output = place.path().join("new");
+    for (name, context) in [("gpt2/base", "49"), ("llama/base", "4000000000")] {
+        let said = refused(export(&fixture(name), &output).args(["--ctx-len", context]), &output);
+        assert!(said.starts_with("error: --ctx-len is too large\n") && said.contains(context), "{said}");
+        assert!(!output.exists());
+    }
+    // Llama was not trained on more than 64 positions, but it has them.
+    export(&llama(), &output).words("--ctx-len 100").succeeds();
+}
+
+#[test]
 fn an_output_that_is_a_file() {
     let place = tempfile::tempdir().expect("a folder");
     let file = place.path().join("file");

@@ -31,6 +31,8 @@ fn prompts_that_cannot_be_served() {
         ("second prompt too long", run("llama/base").words("--prompt-ids 1 --prompt-ids 1,2,3 --ctx-len 2")),
         ("prompt longer than n_positions", run("gpt2/base").args(["--prompt-ids", &long])),
         ("--ctx-len beyond n_positions", run("gpt2/base").words("--prompt-ids 1 --ctx-len 49")),
+        ("positions nobody has", run("llama/base").words("--prompt-ids 1 --max-new-tokens 4000000000")),
+        ("a context nobody has", run("llama/base").words("--prompt-ids 1 --ctx-len 4294967295")),
         ("prompt that is not UTF-8", run("llama/base").arg("--prompt").arg(OsStr::from_bytes(b"ab\xff"))),
         ("file that is not UTF-8", run("llama/base").path("--prompts-txt-file-path", odd.path(), "PROMPTS")),
         ("file without prompts", run("llama/base").path("--prompts-txt-file-path", empty.path(), "PROMPTS")),
