@@ -1,7 +1,14 @@
 //! Values of config.json that a family cannot honour: refused with the field, what was expected and what was found.
 
+use std::collections::BTreeSet;
+
 use qeff::scratch::Scratch;
+use qeff_core::lower::Target;
+use qeff_core::passes::Features;
+use qeff_core::text;
 use qeff_host::checkpoint::Checkpoint;
+use qeff_host::prepare::prepare;
+use qeff_plugin_api::config::Config;
 use serde_json::{Value as Json, json};
 
 use crate::{qeff, refusals, snapshot};
@@ -240,4 +247,59 @@ fn published_configs_are_read_whole() {
         let outcome = qeff("inspect").model(scratch.dir()).arg("--strict").succeeds();
         assert_eq!(outcome.stderr, "", "{model}");
     }
+}
+
+/// Every field with every odd value: honoured or refused, but never a panic, on the way to either target.
+#[test]
+fn odd_values_never_panic() {
+    let values = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(1),
+        json!(3),
+        json!(-1),
+        json!(0.5),
+        json!(1e300),
+        json!(i32::MAX),
+        json!(u64::MAX),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!([1, "x", null]),
+        json!({}),
+        json!({ "rope_type": "yarn", "factor": 1e-30 }),
+        json!({ "type": "dynamic", "factor": 1e30 }),
+        json!({ "rope_type": "llama3", "factor": 1, "low_freq_factor": 1, "high_freq_factor": 1,
+                "original_max_position_embeddings": 1 }),
+    ];
+    let mut refused = 0;
+    let mut seen = BTreeSet::new();
+    for name in ["llama/base", "mistral/sliding", "gpt2/base"] {
+        let checkpoint = Checkpoint::open(&qeff::fixture(name)).expect("a fixture");
+        let config: Json = serde_json::from_str(&checkpoint.config.to_text()).expect("JSON");
+        let fields = config.as_object().expect("an object").keys().map(String::as_str);
+        let absent = ["layer_types", "partial_rotary_factor", "rope_parameters", "quantization_config"];
+        for field in fields.chain(absent) {
+            for value in &values {
+                let mut config = config.clone();
+                config[field] = value.clone();
+                let config = Config::parse(&config.to_string()).expect("an object");
+                let Ok(model) = qeff::describe_with(&config, checkpoint.weights.index()) else {
+                    refused += 1;
+                    continue;
+                };
+                // Most fields change nothing: what is the same need not be lowered again.
+                if !seen.insert(text::print(&model)) {
+                    continue;
+                }
+                for target in [Target::Aic, Target::Cpu] {
+                    let features = Features { last_k: true, batching: true, reach: 100 };
+                    prepare(model.clone(), checkpoint.weights.index(), &features, target)
+                        .unwrap_or_else(|error| panic!("{name} with {field} = {value}: {error:#}"));
+                }
+            }
+        }
+    }
+    assert!(refused > 500, "{refused}");
 }
