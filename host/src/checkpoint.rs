@@ -3,11 +3,12 @@
 //! The parts are optional to different verbs (an export needs no tokenizer, a run by ids needs none either), so each is
 //! opened when it is asked for, and complains then.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use fs_err as fs;
-use qeff_core::weights::Checkpoint as Weights;
+use qeff_core::weights::{Checkpoint as Weights, CheckpointError};
 use qeff_plugin_api::config::Config;
 use serde_json::Value as Json;
 
@@ -58,7 +59,12 @@ impl Checkpoint {
             // transformers falls back on the model's own config.
             None => eos_ids(&serde_json::from_str(&text)?, "config.json")?.unwrap_or_default(),
         };
-        let weights = Weights::open(dir)?;
+        let weights = Weights::open(dir).map_err(|error| match &error {
+            CheckpointError::Header { path, .. } if is_lfs_pointer(path) => {
+                anyhow!("{} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`", path.display())
+            }
+            _ => error.into(),
+        })?;
         Ok(Checkpoint { dir: dir.to_owned(), config, weights, eos })
     }
 
@@ -88,6 +94,13 @@ impl Checkpoint {
     pub fn opt_tokenizer(&self) -> Result<Option<Tokenizer>> {
         Ok(Tokenizer::open(&self.dir)?)
     }
+}
+
+/// Whether a file is what git-lfs leaves where it did not fetch: the commonest of all broken weights.
+fn is_lfs_pointer(path: &Path) -> bool {
+    const BEGINNING: &[u8] = b"version https://git-lfs.github.com/";
+    let mut head = [0; BEGINNING.len()];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok_and(|()| head == *BEGINNING)
 }
 
 /// The text of a JSON file, `None` if there is no such file.

@@ -10,6 +10,9 @@ use qeff_plugin_api::plugin::Request;
 use crate::checkpoint::Checkpoint;
 use crate::plugins::Registry;
 
+/// Fields that change what every weight means: nothing computed without them is right.
+const DECISIVE: &[&str] = &["compression_config", "quantization_config"];
+
 /// How to describe.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DescribeOptions<'a> {
@@ -35,16 +38,33 @@ pub struct Described {
 /// # Errors
 /// If no plugin fits, the plugin refuses, its answer is invalid, or `strict` finds anything.
 pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeOptions<'_>) -> Result<Described> {
-    let config = &checkpoint.config;
-    let architecture = registry.architecture_for(config, options.plugin)?;
-    let request = Request { config: config.clone(), tensors: checkpoint.weights.index().clone() };
-    let model =
-        architecture.describe(&request).with_context(|| format!("cannot describe {}", checkpoint.dir.display()))?;
+    let cannot = || format!("cannot describe {}", checkpoint.dir.display());
+    let architecture = registry.architecture_for(&checkpoint.config, options.plugin).with_context(cannot)?;
     let plugin = architecture.origin.plugin.clone();
-    validate(&model, checkpoint.weights.index())
-        .with_context(|| format!("plugin {} describes {} wrongly", plugin, checkpoint.dir.display()))?;
-    let mut warnings = vec![];
+    let request = Request { config: checkpoint.config.clone(), tensors: checkpoint.weights.index().clone() };
+    let model = architecture
+        .describe(&request)
+        .map_err(anyhow::Error::from)
+        .map_err(|error| match unreadable(checkpoint) {
+            // A plugin sees only what can be read: to it, an fp8 tensor is missing.
+            Some(note) => error.context(note),
+            None => match DECISIVE.iter().find(|field| checkpoint.config.has(field)) {
+                Some(field) => error.context(format!("config.json has `{field}`: the checkpoint is quantised")),
+                None => error,
+            },
+        })
+        .with_context(cannot)?;
     let unread = request.config.unread();
+    if let Some(field) = unread.iter().find(|field| DECISIVE.contains(&field.as_str())) {
+        bail!(
+            "{}\n  config.json: plugin {plugin} does not read `{field}`, and no weight means what it says without it\n\
+             hint: use a checkpoint that is not quantised, or a plugin that reads this field",
+            cannot()
+        );
+    }
+    validate(&model, checkpoint.weights.index())
+        .with_context(|| format!("plugin {plugin} describes {} wrongly", checkpoint.dir.display()))?;
+    let mut warnings = vec![];
     if !unread.is_empty() {
         warnings.push(format!(
             "config.json: plugin {} does not read {}; if one of them changes the result, the result is wrong",
@@ -59,6 +79,14 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
         bail!("--strict: {}", warnings.join("; "));
     }
     Ok(Described { model, plugin, warnings })
+}
+
+/// One sentence on stored tensors that cannot be read, if there are any.
+fn unreadable(checkpoint: &Checkpoint) -> Option<String> {
+    let names: Vec<_> = checkpoint.weights.unsupported().map(|(name, dtype)| format!("{name}: {dtype}")).collect();
+    let tensors = if names.len() == 1 { "1 tensor is".to_owned() } else { format!("{} tensors are", names.len()) };
+    (!names.is_empty())
+        .then(|| format!("{tensors} stored in a type that cannot be read yet, and left out: {}", list(&names)))
 }
 
 /// One sentence on stored tensors that the model does not read, leaving out those known to carry nothing.

@@ -1,12 +1,13 @@
 //! From a described model to something that runs or is exported: passes and lowering, chosen by what the user asked for.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Lowered, Target};
 use qeff_core::passes::{self, Features, PassReport};
 use qeff_core::validate::validate;
 use qeff_core::weights::Checkpoint as Weights;
-use qeff_plugin_api::TensorIndex;
 use qeff_plugin_api::graph::{Model, Program};
+use qeff_plugin_api::weight::RopeTable;
+use qeff_plugin_api::{TensorIndex, WeightExpr};
 
 use crate::runtime::cpu::{CpuProgram, CpuSession};
 use crate::runtime::{CpuWeights, Residence};
@@ -17,6 +18,26 @@ use crate::runtime::{CpuWeights, Residence};
 /// If the model has none.
 pub fn main_program(model: &Model) -> Result<&Program> {
     model.program("main").with_context(|| format!("{} has no program `main`", model.architecture))
+}
+
+/// Most positions of a sequence where the model itself was not made for more. Tables are made for as many as a request can
+/// reach, and past this nobody means the number.
+const MAX_POSITIONS: u64 = 1 << 20;
+
+/// Refuses more positions than a model has, or than anybody can mean.
+///
+/// # Errors
+/// If sequences of `reach` positions are too long.
+pub fn check_reach(model: &Model, reach: u64) -> Result<()> {
+    let (trained, hard) = model.positions.map_or((0, false), |limit| (limit.trained, limit.hard));
+    if hard && reach > trained {
+        bail!("expected at most {trained} positions, all that this model has; found {reach}");
+    }
+    let most = MAX_POSITIONS.max(trained);
+    if reach > most {
+        bail!("expected at most {most} positions (the model was made for {trained}); found {reach}");
+    }
+    Ok(())
 }
 
 /// A model after its passes, lowered.
@@ -42,6 +63,24 @@ pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, tar
     Ok(Prepared { model, programs, reports })
 }
 
+/// Cuts rotary tables to the positions that a session has: a model made for a hundred thousand of them would be loaded
+/// with megabytes that no request looks at.
+fn shorten_tables(model: &mut Model, positions: u64) {
+    for program in &mut model.programs {
+        let tables: Vec<_> = program
+            .weights()
+            .filter_map(|(id, expr)| match expr {
+                WeightExpr::Rope(table) if table.positions > positions => Some((id, table.clone())),
+                _ => None,
+            })
+            .collect();
+        for (id, table) in tables {
+            let shape = [positions, table.width / 2];
+            program.set_weight(id, WeightExpr::Rope(RopeTable { positions, ..table }), &shape);
+        }
+    }
+}
+
 /// A session on the CPU with what is worth telling about it.
 pub struct CpuReady {
     /// The session.
@@ -57,6 +96,8 @@ pub struct CpuReady {
 /// # Errors
 /// If the model cannot be lowered or loaded.
 pub fn cpu(model: &Model, weights: &Weights, slots: usize, context: usize) -> Result<CpuReady> {
+    let mut model = model.clone();
+    shorten_tables(&mut model, context as u64);
     let features = Features { reach: context as u64, ..Features::default() };
     let plain = prepare(model.clone(), weights.index(), &features, Target::Cpu)?;
     // Several slots are continuous batching: the indexed program writes one of them.

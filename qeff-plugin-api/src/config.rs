@@ -21,9 +21,9 @@ pub struct Config {
 
 /// A field that is missing, of the wrong type, or of a value that is not supported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("config.json: `{field}`: expected {expected}, found {found}")]
+#[error("config.json: {}expected {expected}, found {found}", of_field(field))]
 pub struct ConfigError {
-    /// Dotted path of the field.
+    /// Dotted path of the field; empty for the whole file.
     pub field: String,
     /// What would have been right.
     pub expected: String,
@@ -31,13 +31,23 @@ pub struct ConfigError {
     pub found: String,
 }
 
+fn of_field(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!("`{field}`: ") }
+}
+
+/// Largest size a config may state. Engines index with 32 bits, and products of two sizes stay within 64.
+const MAX_SIZE: u64 = i32::MAX as u64;
+
+/// Most layers a config may state: several times as many as any model has, few enough to be described in no time.
+const MAX_LAYERS: u64 = 4096;
+
 /// Fields that never change what a model computes: training, bookkeeping, generation defaults (which the host reads
 /// elsewhere).
 const INERT: &[&str] = &[
+    "_attn_implementation",
     "_attn_implementation_autoset",
     "_commit_hash",
     "_name_or_path",
-    "add_cross_attention",
     "architectures",
     "attention_dropout",
     "attn_pdrop",
@@ -66,6 +76,7 @@ const INERT: &[&str] = &[
     "is_composition",
     "is_decoder",
     "is_encoder_decoder",
+    "is_llama_config",
     "keys_to_ignore_at_inference",
     "label2id",
     "length_penalty",
@@ -73,6 +84,7 @@ const INERT: &[&str] = &[
     "max_new_tokens",
     "min_length",
     "model_type",
+    "n_special",
     "no_repeat_ngram_size",
     "num_beam_groups",
     "num_beams",
@@ -82,6 +94,7 @@ const INERT: &[&str] = &[
     "output_past",
     "output_scores",
     "pad_token_id",
+    "predict_special_tokens",
     "prefix",
     "pretraining_tp",
     "problem_type",
@@ -101,12 +114,12 @@ const INERT: &[&str] = &[
     "task_specific_params",
     "temperature",
     "tf_legacy_loss",
-    "tie_encoder_decoder",
     "tokenizer_class",
     "top_k",
     "top_p",
     "torch_dtype",
     "torchscript",
+    "transformers.js_config",
     "transformers_version",
     "typical_p",
     "unsloth_fixed",
@@ -116,18 +129,18 @@ const INERT: &[&str] = &[
     "use_return_dict",
 ];
 
+/// Fields that transformers writes into every config file, and that ask for nothing if they are `false`.
+const INERT_IF_FALSE: &[&str] = &["add_cross_attention", "rope_interleaved", "tie_encoder_decoder"];
+
 impl Config {
     /// Reads the text of a config file.
     ///
     /// # Errors
     /// If the text is not JSON or not an object.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let top = |expected: &str, found: String| ConfigError {
-            field: "(whole file)".into(),
-            expected: expected.into(),
-            found,
-        };
-        let json: Json = serde_json::from_str(text).map_err(|error| top("JSON", error.to_string()))?;
+        let top =
+            |expected: &str, found: String| ConfigError { field: String::new(), expected: expected.into(), found };
+        let json: Json = serde_json::from_str(text).map_err(|error| top("JSON", format!("a mistake: {error}")))?;
         if !json.is_object() {
             return Err(top("an object", kind(&json).into()));
         }
@@ -184,15 +197,25 @@ impl Config {
         self.typed(key, "a whole number of 0 or more", read)
     }
 
-    /// A whole number ≥ 1 that must be there.
+    /// A whole number ≥ 1, of the size a dimension can have, that must be there.
     ///
     /// # Errors
     /// If it is missing or something else.
     pub fn count(&self, key: &str) -> Result<u64, ConfigError> {
-        match self.opt_u64(key)? {
-            Some(n) if n > 0 => Ok(n),
-            _ => Err(self.unsupported(key, "a whole number of 1 or more")),
-        }
+        self.count_up_to(key, MAX_SIZE)
+    }
+
+    /// The number of layers, ≥ 1, that must be there.
+    ///
+    /// # Errors
+    /// If it is missing, something else, or more than any model has.
+    pub fn layers(&self, key: &str) -> Result<u64, ConfigError> {
+        self.count_up_to(key, MAX_LAYERS)
+    }
+
+    fn count_up_to(&self, key: &str, most: u64) -> Result<u64, ConfigError> {
+        let in_range = self.opt_u64(key).ok().flatten().filter(|n| (1..=most).contains(n));
+        in_range.ok_or_else(|| self.unsupported(key, format!("a whole number from 1 to {most}")))
     }
 
     /// A whole number ≥ 1, or `default` if absent.
@@ -304,6 +327,17 @@ impl Config {
         self.read.borrow_mut().extend(fields);
     }
 
+    /// Refuses a field that must be absent or empty; `expected` says what would be right.
+    ///
+    /// # Errors
+    /// If it has a value.
+    pub fn refuse(&self, key: &str, expected: impl fmt::Display) -> Result<(), ConfigError> {
+        match self.get(key) {
+            Some(value) if !says_nothing(value) => Err(self.unsupported(key, expected)),
+            _ => Ok(()),
+        }
+    }
+
     /// Fields that are there, were not read, and are not known to be without effect; dotted paths in order.
     pub fn unread(&self) -> Vec<String> {
         let mut unread = vec![];
@@ -317,7 +351,9 @@ fn collect_unread(json: &Json, path: &str, read: &BTreeSet<String>, unread: &mut
     let Some(object) = json.as_object() else { return };
     for (key, value) in object {
         let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        if value.is_null() || (path.is_empty() && INERT.contains(&key.as_str())) {
+        let top = path.is_empty();
+        let inert = top && (INERT.contains(&key.as_str()) || *value == false && INERT_IF_FALSE.contains(&key.as_str()));
+        if inert || says_nothing(value) {
             continue;
         }
         if !read.contains(&field) {
@@ -325,6 +361,16 @@ fn collect_unread(json: &Json, path: &str, read: &BTreeSet<String>, unread: &mut
         } else if value.is_object() {
             collect_unread(value, &field, read, unread);
         }
+    }
+}
+
+/// Null and the empty list or object ask for nothing.
+fn says_nothing(json: &Json) -> bool {
+    match json {
+        Json::Null => true,
+        Json::Array(list) => list.is_empty(),
+        Json::Object(object) => object.is_empty(),
+        _ => false,
     }
 }
 

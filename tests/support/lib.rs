@@ -2,6 +2,9 @@
 
 pub mod golden;
 
+pub mod command;
+pub mod scratch;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};

@@ -1,13 +1,13 @@
 //! `export`: write a model as ONNX for a target.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Target};
-use qeff_core::onnx;
+use qeff_core::onnx::{self, ExportError};
 use qeff_core::passes::Features;
-use qeff_core::weights::{PackOptions, Progress};
+use qeff_core::weights::{PackError, PackOptions, Progress};
 use serde_json::json;
 
 use super::ModelArgs;
@@ -60,9 +60,28 @@ impl From<TargetArg> for Target {
     }
 }
 
+/// The error with the final place of a file instead of the temporary one, which is gone by now.
+fn in_place(error: ExportError, output: &Path) -> ExportError {
+    let place = |path: PathBuf| path.file_name().map(|name| output.join(name)).unwrap_or(path);
+    match error {
+        ExportError::Pack(PackError::DiskFull { path, needed }) => {
+            PackError::DiskFull { path: place(path), needed }.into()
+        }
+        ExportError::Pack(PackError::Io { path, error }) => PackError::Io { path: place(path), error }.into(),
+        other => other,
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
+    if args.output.exists() && !args.output.is_dir() {
+        bail!("--output {} is a file; expected a folder, or a path where one can be made", args.output.display());
+    }
     let (checkpoint, described) = args.model.describe()?;
+    talk::warnings(&described.warnings);
+    if let Some(context) = args.ctx_len {
+        prepare::check_reach(&described.model, context.into()).context("--ctx-len is too large")?;
+    }
     let features = Features {
         last_k: args.num_logits_to_keep.is_some(),
         batching: args.full_batch_size.is_some(),
@@ -70,9 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let target = Target::from(args.target);
     let prepared = prepare::prepare(described.model, checkpoint.weights.index(), &features, target)?;
-    for report in &prepared.reports {
-        report.warnings.iter().for_each(|warning| talk::warn(warning));
-    }
+    prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
     let metadata = [("qeff_transforms", passes.join(",")), ("qeff.target", target.name().to_owned())];
 
@@ -91,6 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         };
         let stem = lower::file_stem(&prepared.model, program);
         let exported = onnx::export(lowered, &stem, &checkpoint.weights, &args.output, &metadata, &options)
+            .map_err(|error| in_place(error, &args.output))
             .with_context(|| format!("cannot export to {}", args.output.display()))?;
         bar.finish_and_clear();
         bytes += exported.bytes;

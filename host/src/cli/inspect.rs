@@ -41,6 +41,9 @@ enum Show {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (checkpoint, described) = args.model.describe()?;
+    if !args.json {
+        talk::warnings(&described.warnings);
+    }
     if args.show == Show::Summary {
         return summary(args, &checkpoint, &described);
     }

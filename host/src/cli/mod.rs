@@ -10,11 +10,15 @@ mod run;
 mod talk;
 
 use std::ffi::OsString;
-use std::panic;
+use std::panic::{self, UnwindSafe};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use qeff_core::validate::Findings;
 
 use crate::checkpoint::Checkpoint;
 use crate::describe::{DescribeOptions, Described, describe};
@@ -24,7 +28,13 @@ use crate::runtime::RuntimeError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
 #[derive(Debug, Parser)]
-#[command(name = "qeff-host", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "qeff-host",
+    bin_name = "qeff-host",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -63,30 +73,33 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the checkpoint and has it described; says what is worth a warning.
+    /// Opens the checkpoint and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
         let checkpoint = Checkpoint::open(&self.model)?;
         let described = self.describe_opened(&checkpoint)?;
         Ok((checkpoint, described))
     }
 
-    /// Has an opened checkpoint described; says what is worth a warning.
+    /// Has an opened checkpoint described.
     pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
         let mut registry = Registry::builtin();
         if let Some(choice) = &self.plugin {
             registry.choose(choice)?;
         }
         let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
-        let described = describe(checkpoint, &registry, options)?;
-        described.warnings.iter().for_each(|warning| talk::warn(warning));
-        Ok(described)
+        describe(checkpoint, &registry, options)
     }
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // A panic is our mistake, whatever brought it about; the default code would be taken for something else.
-    match panic::catch_unwind(|| execute(std::env::args_os())) {
+    report_file_limits();
+    guarded(|| execute(std::env::args_os()))
+}
+
+/// A panic is our mistake, whatever brought it about; the default code would be taken for something else.
+fn guarded(run: impl FnOnce() -> ExitCode + UnwindSafe) -> ExitCode {
+    match panic::catch_unwind(run) {
         Ok(code) => code,
         Err(_) => {
             talk::say("this is a bug in qeff-host; please report it with the command and the message above");
@@ -95,9 +108,29 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A write past the limit of file sizes (`ulimit -f`) shall be an error like a full disk. By default the system kills the
+/// process instead, which leaves neither a word nor a tidy folder.
+fn report_file_limits() {
+    #[cfg(unix)]
+    {
+        // Any handler will do: with one, the write fails.
+        let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::<AtomicBool>::default());
+    }
+}
+
 fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(with_dashes(args)) {
+    let args = with_dashes(args);
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
+            let odd: Vec<_> = args.iter().filter(|arg| arg.to_str().is_none()).map(|arg| format!("{arg:?}")).collect();
+            talk::error(&anyhow::anyhow!(
+                "not UTF-8: {}; everything but paths has to be UTF-8: convert it, or give prompts in a file with \
+                 --prompts-txt-file-path",
+                odd.join(", ")
+            ));
+            return ExitCode::from(1);
+        }
         Err(error) => {
             // Help and version are answers; anything else that clap says is about the user's input.
             let code = if error.use_stderr() { 1 } else { 0 };
@@ -126,13 +159,20 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Flags whose value is text of the user's, whatever it begins with.
+const TEXT_FLAGS: &[&str] = &["--prompt", "--stop", "--system"];
+
 /// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
 fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut flags = true;
+    let (mut flags, mut is_text) = (true, false);
     args.into_iter()
         .map(|arg| {
-            let Some(text) = arg.to_str() else { return arg };
+            let Some(text) = arg.to_str().filter(|_| !is_text) else {
+                is_text = false;
+                return arg;
+            };
             flags &= text != "--";
+            is_text = flags && TEXT_FLAGS.contains(&text);
             match text.strip_prefix("--") {
                 Some(rest) if flags && !rest.contains(char::is_whitespace) => {
                     let (name, value) = match rest.split_once('=') {
@@ -151,16 +191,15 @@ fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         .collect()
 }
 
-/// 2 if the engine or we failed, else 1: the user's input.
+/// 2 if the engine, a plugin or a pass failed at what it has to be able to do, else 1: the user's input.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    let engine = |error: &RuntimeError| matches!(error, RuntimeError::Load { .. } | RuntimeError::Run { .. });
     let internal = error.chain().any(|cause| {
-        matches!(cause.downcast_ref::<RuntimeError>(), Some(RuntimeError::Load { .. } | RuntimeError::Run { .. }))
-            || matches!(
-                cause.downcast_ref::<GenerateError>(),
-                Some(GenerateError::Runtime(RuntimeError::Load { .. } | RuntimeError::Run { .. }))
-            )
+        cause.downcast_ref().is_some_and(engine)
+            || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))
     });
-    if internal { 2 } else { 1 }
+    // An invalid model, whoever made it so; anyhow finds it as a context, too.
+    if internal || error.downcast_ref::<Findings>().is_some() { 2 } else { 1 }
 }
 
 /// A reader that closed its end has what it wanted.
@@ -180,9 +219,39 @@ mod tests {
     }
 
     #[test]
+    fn exit_codes_tell_whose_mistake_it_is() {
+        let engine = || RuntimeError::Run { engine: "test", why: "no reason".into() };
+        let full = RuntimeError::Full { position: 3, context: 3 };
+        let cases = [
+            (anyhow::anyhow!("no such file"), 1),
+            (GenerateError::EmptyPrompt(0).into(), 1),
+            (GenerateError::Runtime(full).into(), 1),
+            (anyhow::Error::new(engine()).context("cannot run"), 2),
+            (anyhow::Error::new(GenerateError::Runtime(engine())).context("cannot generate"), 2),
+            (anyhow::Error::new(Findings(vec![])).context("a pass left the model invalid"), 2),
+        ];
+        for (error, code) in cases {
+            assert_eq!(exit_code(&error), code, "{error:#}");
+        }
+    }
+
+    #[test]
+    fn a_panic_is_our_mistake() {
+        assert_eq!(format!("{:?}", guarded(|| panic!("on purpose"))), format!("{:?}", ExitCode::from(2)));
+    }
+
+    #[test]
+    fn a_closed_pipe_is_found_whatever_was_said_about_it() {
+        let error = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let error = GenerateError::Observer(anyhow::Error::new(error).context("cannot write to stdout"));
+        assert!(is_broken_pipe(&error.into()));
+    }
+
+    #[test]
     fn underscores_are_dashes_in_flags_only() {
-        let args = ["q", "run", "--ctx_len=1_0", "--prompt", "a_b", "--", "--x_y"].map(OsString::from);
-        let expected = ["q", "run", "--ctx-len=1_0", "--prompt", "a_b", "--", "--x_y"].map(OsString::from);
+        let args = ["q", "--ctx_len=1_0", "--prompt", "--a_b", "--stop=--c_d", "--k_v", "--", "--x_y"];
+        let expected = ["q", "--ctx-len=1_0", "--prompt", "--a_b", "--stop=--c_d", "--k-v", "--", "--x_y"];
+        let (args, expected) = (args.map(OsString::from), expected.map(OsString::from));
         assert_eq!(with_dashes(args), expected);
     }
 }

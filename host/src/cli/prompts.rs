@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result, bail};
 #[derive(Debug, clap::Args)]
 pub(crate) struct PromptArgs {
     /// A prompt; repeat the flag for several, or separate them by `|` (`\|` is a plain `|`).
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Vec<String>,
     /// A file with one prompt a line.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_ids"])]
     prompts_txt_file_path: Option<PathBuf>,
     /// A prompt as token ids separated by commas; repeat the flag for several. No tokenizer is needed.
-    #[arg(long, value_name = "IDS", conflicts_with = "prompt")]
+    #[arg(long, value_name = "IDS", conflicts_with = "prompt", allow_negative_numbers = true)]
     prompt_ids: Vec<String>,
 }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::json;
 
 use super::ModelArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
-use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, Timing};
+use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
 use crate::prepare;
 use crate::text::chat::ChatOptions;
 use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
@@ -50,16 +50,16 @@ pub(crate) struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// End the answer before this text; may be repeated.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Treat each prompt as a user's turn, by the checkpoint's chat template.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "prompt_ids")]
     chat: bool,
     /// The system's turn before each prompt.
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(long, value_name = "TEXT", requires = "chat", conflicts_with = "prompt_ids", allow_hyphen_values = true)]
     system: Option<String>,
     /// A chat template instead of the checkpoint's.
-    #[arg(long, value_name = "FILE", requires = "chat")]
+    #[arg(long, value_name = "FILE", requires = "chat", conflicts_with = "prompt_ids")]
     chat_template: Option<std::path::PathBuf>,
     /// Print one JSON document instead of text.
     #[arg(long)]
@@ -73,22 +73,22 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 struct SamplingArgs {
     /// Sample at this temperature; 0 always takes the likeliest token [default: 0, or 1 with another sampling flag].
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Sample among the K likeliest tokens.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Sample among the likeliest tokens that together reach probability P.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Sample among tokens at least this likely, relative to the likeliest.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Above 1, make tokens that were seen less likely.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// Same seed, same text.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
 }
 
@@ -104,7 +104,13 @@ impl SamplingArgs {
             repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
             seed: self.seed,
         };
-        sampling.validate()?;
+        sampling.validate().map_err(|error| match error {
+            // The library names a field, whoever typed it knows a flag.
+            SamplingError::Setting { name, found, expected } => {
+                anyhow!("--{}: expected {expected}, found {found}", name.replace('_', "-"))
+            }
+            other => other.into(),
+        })?;
         Ok(sampling)
     }
 }
@@ -118,13 +124,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let needs_text = !args.stop.is_empty() || prompts.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
-    let tokenizer = if needs_text { Some(checkpoint.tokenizer()?) } else { checkpoint.opt_tokenizer()? };
+    let tokenizer = if needs_text { Some(checkpoint.tokenizer()?) } else { tokenizer_if_sound(&checkpoint) };
     let encoded = encode(args, &prompts, tokenizer.as_ref())?;
 
     let described = args.model.describe_opened(&checkpoint)?;
+    talk::warnings(&described.warnings);
     let plan = Plan::new(args, &encoded, &described.model)?;
     let ready = prepare::cpu(&described.model, &checkpoint.weights, plan.slots, plan.context)?;
-    ready.reports.iter().flat_map(|report| &report.warnings).for_each(|warning| talk::warn(warning));
+    ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let mut session = ready.session;
     let loaded = started.elapsed();
 
@@ -150,6 +157,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     metrics.say(&plan.requests);
     Ok(())
+}
+
+/// The tokenizer of a run by ids, which is worth a warning if it is malformed, not an error: nothing has to be encoded.
+fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
+    checkpoint.opt_tokenizer().unwrap_or_else(|error| {
+        talk::warn(&format!("there will be ids and no text: {error}"));
+        None
+    })
 }
 
 fn encode(args: &Args, prompts: &[Prompt], tokenizer: Option<&Tokenizer>) -> Result<Vec<Vec<u32>>> {
@@ -198,10 +213,8 @@ impl Plan {
         // Positions that do not exist bound a sequence; positions that were only never trained are the user's choice.
         let hard = model.positions.filter(|limit| limit.hard).map(|limit| limit.trained as usize);
         let asked = args.ctx_len.map(|n| n as usize);
-        if let (Some(asked), Some(hard)) = (asked, hard)
-            && asked > hard
-        {
-            bail!("--ctx-len {asked} is more than the {hard} positions of this model");
+        if let Some(asked) = args.ctx_len {
+            prepare::check_reach(model, asked.into()).context("--ctx-len is too large")?;
         }
         let bound = asked.or(hard);
         let mut requests = vec![];
@@ -231,6 +244,7 @@ impl Plan {
         }
         let reached =
             requests.iter().map(|request| request.prompt.len() + request.max_new_tokens - 1).max().unwrap_or(1);
+        prepare::check_reach(model, reached as u64).context("--max-new-tokens is too large")?;
         if let Some(limit) = model.positions.filter(|limit| !limit.hard && reached as u64 > limit.trained) {
             talk::warn(&format!("positions reach {reached}; the model was made for {}", limit.trained));
         }

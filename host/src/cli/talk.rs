@@ -3,15 +3,13 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Writes data. An error is the reader's: it may have closed its end.
 pub(crate) fn data(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
 /// Writes one JSON document as the last line of stdout.
@@ -29,6 +27,11 @@ pub(crate) fn warn(text: &str) {
     say(&format!("warning: {text}"));
 }
 
+/// Several warnings, one a line.
+pub(crate) fn warnings(texts: &[String]) {
+    texts.iter().for_each(|text| warn(text));
+}
+
 /// An error with what led to it, and its hint last.
 pub(crate) fn error(error: &anyhow::Error) {
     let mut lines = vec![];
@@ -42,7 +45,14 @@ pub(crate) fn error(error: &anyhow::Error) {
         said.push_str(&text);
         lines.push(if i == 0 { format!("error: {text}") } else { format!("  {text}") });
     }
+    if error.chain().any(is_file_limit) {
+        lines.push("hint: files of this size are not allowed here; `ulimit -f` shows and sets the limit".into());
+    }
     say(&lines.join("\n"));
+}
+
+fn is_file_limit(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge)
 }
 
 /// A bar over bytes with their rate, on a terminal only.

@@ -78,7 +78,7 @@ impl Sampling {
             }
         }
         if self.top_k == Some(0) {
-            let expected = "at least 1, or no top_k to keep all";
+            let expected = "1 or more; leave it out to keep all";
             return Err(SamplingError::Setting { name: "top_k", found: "0".into(), expected });
         }
         Ok(())

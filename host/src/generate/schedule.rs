@@ -127,8 +127,8 @@ pub enum GenerateError {
     #[error("prompt {0} is empty: a model continues at least one token")]
     EmptyPrompt(usize),
     /// The observer failed.
-    #[error("cannot pass on a token")]
-    Observer(#[source] anyhow::Error),
+    #[error(transparent)]
+    Observer(anyhow::Error),
 }
 
 struct Active {

@@ -10,7 +10,7 @@ use prost::Message as _;
 use qeff_core::lower::Lowered;
 use qeff_core::mapping::Mapping;
 use qeff_core::onnx;
-use qeff_core::weights::{Checkpoint, PackOptions, PackRequest, Placement, pack};
+use qeff_core::weights::{Checkpoint, PackError, PackOptions, PackRequest, Placement, pack};
 use qeff_plugin_api::{DType, WeightExpr};
 use rten::{Model, ModelOptions};
 
@@ -82,7 +82,12 @@ impl<'a> CpuWeights<'a> {
             &requests,
             self.checkpoint,
             PackOptions { sync: false, ..PackOptions::default() },
-        )?;
+        )
+        .map_err(|error| match error {
+            PackError::DiskFull { .. } | PackError::Io { .. } => anyhow::Error::new(error)
+                .context("cannot convert the weights; the environment variable TMPDIR chooses another folder for it"),
+            error => error.into(),
+        })?;
         residence.packed = packed.bytes_written;
         for file in &packed.files {
             let mapping = Mapping::open(dir.path().join(file))?;

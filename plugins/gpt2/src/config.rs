@@ -26,19 +26,22 @@ impl Decoder {
         config.flag_or("reorder_and_upcast_attn", false)?;
         // The old name of n_positions; transformers ignores it too.
         config.opt_u64("n_ctx")?;
-        let hidden = config.count("n_embd")?;
-        let heads = config.count("n_head")?;
+        config.refuse("pruned_heads", "none: pruned heads leave layers of different widths")?;
+        let width = either(config, "hidden_size", "n_embd");
+        let hidden = config.count(width)?;
+        let heads_field = either(config, "num_attention_heads", "n_head");
+        let heads = config.count(heads_field)?;
         if !hidden.is_multiple_of(heads) {
-            return Err(config.unsupported("n_head", format!("a divisor of n_embd = {hidden}")));
+            return Err(config.unsupported(heads_field, format!("a divisor of {width} = {hidden}")));
         }
         Ok(Decoder {
-            layers: config.count("n_layer")?,
+            layers: config.layers(either(config, "num_hidden_layers", "n_layer"))?,
             vocab: config.count_or("vocab_size", 50_257)?,
             inner: config.count_or("n_inner", 4 * hidden)?,
             heads,
             hidden,
             head_dim: hidden / heads,
-            positions: config.count_or("n_positions", 1024)?,
+            positions: config.count_or(either(config, "max_position_embeddings", "n_positions"), 1024)?,
             norm: Norm::Layer { eps: config.positive_or("layer_norm_epsilon", 1e-5)? },
             act: Activation::read(config, "activation_function", Activation::GeluTanh)?,
             tied: config.flag_or("tie_word_embeddings", true)?,
@@ -57,4 +60,10 @@ impl Decoder {
         let width = if self.scale_weights { (self.head_dim as f32).powf(-0.5) } else { 1.0 };
         if self.scale_by_inverse_layer { width / (index + 1) as f32 } else { width }
     }
+}
+
+/// The field that counts: transformers takes the general name of a size beside the family's own, and lets it win.
+fn either(config: &Config, general: &'static str, own: &'static str) -> &'static str {
+    config.has(own);
+    if config.has(general) { general } else { own }
 }

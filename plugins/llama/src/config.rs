@@ -36,15 +36,18 @@ impl Decoder {
             _ => config.count_or("num_key_value_heads", heads)?,
         };
         if !heads.is_multiple_of(kv_heads) {
-            return Err(
-                config.unsupported("num_key_value_heads", format!("a divisor of num_attention_heads = {heads}"))
-            );
+            return Err(config.unsupported(
+                "num_key_value_heads",
+                format!("a divisor of num_attention_heads = {heads}, not {kv_heads}"),
+            ));
         }
+        let mask = mask(config, mistral)?;
+        refuse_mixed_layers(config, mask)?;
         let positions = config.count_or("max_position_embeddings", if mistral { 131_072 } else { 2048 })?;
         let scale = (head_dim as f32).powf(-0.5);
         Ok(Decoder {
             architecture: if mistral { "MistralForCausalLM" } else { "LlamaForCausalLM" },
-            layers: config.count("num_hidden_layers")?,
+            layers: config.layers("num_hidden_layers")?,
             hidden,
             inner: config.count_or("intermediate_size", if mistral { 14_336 } else { 11_008 })?,
             vocab: config.count_or("vocab_size", 32_000)?,
@@ -53,13 +56,31 @@ impl Decoder {
             head_dim,
             eps: config.positive_or("rms_norm_eps", 1e-6)?,
             act: Activation::read(config, "hidden_act", Activation::Silu)?,
-            // Mistral has no biases, whatever its file says.
-            attention_bias: !mistral && config.flag_or("attention_bias", false)?,
-            mlp_bias: !mistral && config.flag_or("mlp_bias", false)?,
+            attention_bias: bias(config, mistral, "attention_bias")?,
+            mlp_bias: bias(config, mistral, "mlp_bias")?,
             tied: config.flag_or("tie_word_embeddings", false)?,
-            attention: Attn { mask: mask(config, mistral)?, ..Attn::causal(scale) },
+            attention: Attn { mask, ..Attn::causal(scale) },
             rope: RopeConfig::read(config, &RopeDefaults { head_dim, positions, base: 10_000.0, partial: false })?,
         })
+    }
+}
+
+/// Llama may have biases. Mistral has none: transformers ignores the field there, so a file that asks for them was made
+/// for something else.
+fn bias(config: &Config, mistral: bool, key: &str) -> Result<bool, ConfigError> {
+    if mistral {
+        config.refuse_unless(key, &false.into())?;
+        return Ok(false);
+    }
+    config.flag_or(key, false)
+}
+
+/// Both families mask every layer alike; `layer_types` may say so, but not otherwise.
+fn refuse_mixed_layers(config: &Config, mask: AttentionMask) -> Result<(), ConfigError> {
+    let kind = if matches!(mask, AttentionMask::Sliding(_)) { "sliding_attention" } else { "full_attention" };
+    match config.texts("layer_types")?.iter().all(|layer| layer == kind) {
+        true => Ok(()),
+        false => Err(config.unsupported("layer_types", format!("`{kind}` in every layer, as this family has it"))),
     }
 }
 
@@ -68,10 +89,9 @@ fn mask(config: &Config, mistral: bool) -> Result<AttentionMask, ConfigError> {
     if !mistral {
         return Ok(AttentionMask::Causal);
     }
-    Ok(match (config.opt_u64("sliding_window")?, config.mentions("sliding_window")) {
-        (Some(0), _) => return Err(config.unsupported("sliding_window", "a whole number of 1 or more, or null")),
-        (Some(window), _) => AttentionMask::Sliding(window),
-        (None, true) => AttentionMask::Causal,
-        (None, false) => AttentionMask::Sliding(4096),
+    Ok(match (config.has("sliding_window"), config.mentions("sliding_window")) {
+        (true, _) => AttentionMask::Sliding(config.count("sliding_window")?),
+        (false, true) => AttentionMask::Causal,
+        (false, false) => AttentionMask::Sliding(4096),
     })
 }

@@ -92,6 +92,9 @@ pub fn linear<'g>(at: Scope<'g>, x: Value<'g>, spec: &Linear<'_>) -> Value<'g> {
         Some(width) if spec.out > 0 => at.weight_of_shape(weight, &[spec.out, width]),
         _ => at.weight(weight),
     };
-    let bias = (spec.bias == Bias::Yes).then(|| at.weight(rows(at.named_tensor(&format!("{path}.bias")))));
+    let bias = (spec.bias == Bias::Yes).then(|| {
+        let bias = rows(at.named_tensor(&format!("{path}.bias")));
+        if spec.out > 0 { at.weight_of_shape(bias, &[spec.out]) } else { at.weight(bias) }
+    });
     at.node(Op::Linear(graph::Linear { heads: spec.heads }), &[Some(x), Some(weight), bias])
 }

@@ -1,7 +1,7 @@
 //! Norms.
 
 use crate::build::{Scope, Value};
-use crate::graph::{NormProduct, Op, RmsNorm};
+use crate::graph::{Dim, NormProduct, Op, RmsNorm};
 
 /// A kind of norm with its constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,12 +21,17 @@ pub enum Norm {
 impl Norm {
     /// The norm of `x` over its last axis, with the tensors of this scope.
     pub fn apply<'g>(self, at: Scope<'g>, x: Value<'g>) -> Value<'g> {
-        let weight = at.weight(at.tensor("weight"));
+        let width = x.ty().and_then(|ty| ty.last().and_then(Dim::fixed));
+        let stored = |leaf: &str| match width {
+            Some(width) => at.weight_of_shape(at.tensor(leaf), &[width]),
+            None => at.weight(at.tensor(leaf)),
+        };
+        let weight = stored("weight");
         match self {
             Norm::Rms { eps } => {
                 at.node(Op::RmsNorm(RmsNorm { eps, product: NormProduct::AfterCast }), &[Some(x), Some(weight)])
             }
-            Norm::Layer { eps } => at.layer_norm(x, weight, Some(at.weight(at.tensor("bias"))), eps),
+            Norm::Layer { eps } => at.layer_norm(x, weight, Some(stored("bias")), eps),
         }
     }
 }

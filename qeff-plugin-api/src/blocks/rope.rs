@@ -58,7 +58,7 @@ impl RopeConfig {
             return Err(config.unsupported("partial_rotary_factor", "1 (this family rotates whole heads)"));
         }
         if !width.is_multiple_of(2) || width == 0 {
-            return Err(config.unsupported("head_dim", format!("an even rotated width, not {width}")));
+            return Err(config.unsupported("head_dim", format!("an even rotated width of 2 or more, not {width}")));
         }
         let kind = match rule {
             None => RopeKind::Default,
@@ -80,11 +80,14 @@ impl RopeConfig {
 }
 
 fn read_rule(config: &Config, rule: &Config, width: u64, positions: u64) -> Result<RopeKind, ConfigError> {
-    // Old files say `type`; where both stand, transformers lets `type` win.
-    let name = match rule.opt_text("type")? {
-        Some(name) => Some(name),
-        None => rule.opt_text("rope_type")?,
-    };
+    // Old files say `type`, many say both. Which of two different ones wins depends on the family in transformers.
+    let (old, new) = (rule.opt_text("type")?, rule.opt_text("rope_type")?);
+    if let (Some(old), Some(new)) = (&old, &new)
+        && old != new
+    {
+        return Err(rule.unsupported("rope_type", format!("{old:?}, as `type` beside it says")));
+    }
+    let name = new.or(old);
     let original = || match rule.opt_u64("original_max_position_embeddings")? {
         Some(0) | None => Ok(positions),
         Some(n) => Ok(n),
@@ -116,7 +119,10 @@ fn read_rule(config: &Config, rule: &Config, width: u64, positions: u64) -> Resu
             })
         }
         "longrope" | "su" => longrope(config, rule, width, positions),
-        _ => Err(rule.unsupported("rope_type", "default, linear, dynamic, llama3, yarn or longrope")),
+        _ => Err(rule.unsupported(
+            if rule.has("rope_type") { "rope_type" } else { "type" },
+            "default, linear, dynamic, llama3, yarn or longrope",
+        )),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a description can get wrong.
 
+use crate::DType;
 use crate::infer::Mismatch;
 use crate::weight::WeightError;
 
@@ -17,6 +18,13 @@ pub struct BuildError {
 pub enum BuildErrorKind {
     /// A weight expression has no shape: a tensor is missing, or a step does not fit.
     Weight(WeightError),
+    /// A stored tensor holds integers: weights of a quantised checkpoint, whose numbers mean something else.
+    Integers {
+        /// Name of the tensor.
+        tensor: String,
+        /// The type it is stored in.
+        dtype: DType,
+    },
     /// A weight has another shape than the config says.
     Shape {
         /// The weight as text.
@@ -45,6 +53,10 @@ impl std::fmt::Display for BuildError {
         }
         match &self.kind {
             BuildErrorKind::Weight(error) => error.fmt(f),
+            BuildErrorKind::Integers { tensor, dtype } => write!(
+                f,
+                "tensor `{tensor}` is stored as {dtype}; expected a float type (is this a quantised checkpoint?)"
+            ),
             BuildErrorKind::Shape { weight, expected, found } => {
                 write!(f, "{weight} has shape {found:?}; by config.json it should be {expected:?}")
             }

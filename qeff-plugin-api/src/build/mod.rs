@@ -114,6 +114,16 @@ impl<'r> GraphBuilder<'r> {
         }
     }
 
+    /// What is wrong with an expression over integers.
+    fn integers(&self, expr: &WeightExpr) -> Option<BuildErrorKind> {
+        let mut found = None;
+        expr.for_each_source(&mut |name| {
+            let dtype = self.index.get(name).map(|info| info.dtype).filter(|dtype| !dtype.is_float());
+            found = found.take().or(dtype.map(|dtype| BuildErrorKind::Integers { tensor: name.to_owned(), dtype }));
+        });
+        found
+    }
+
     fn fail(&self, scope: ScopeId, kind: BuildErrorKind) {
         let mut state = self.state.borrow_mut();
         if state.error.is_none() {
@@ -238,6 +248,10 @@ impl<'g> Scope<'g> {
     pub fn weight(self, expr: WeightExpr) -> Value<'g> {
         let id = match expr.shape(self.builder.index) {
             Ok(shape) => {
+                if let Some(kind) = self.builder.integers(&expr) {
+                    self.builder.fail(self.id, kind);
+                    return Value { builder: self.builder, id: None };
+                }
                 let expr = expr.simplified(self.builder.index);
                 Some(self.builder.state.borrow_mut().program.add_weight(expr, Type::weight(&shape)))
             }
