@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, bail};
 use qeff_core::validate::validate;
 use qeff_plugin_api::graph::Model;
+use qeff_plugin_api::plugin::Request;
 
 use crate::checkpoint::Checkpoint;
 use crate::plugins::Registry;
@@ -38,42 +39,46 @@ pub struct Described {
 /// If no plugin fits, the plugin refuses, its answer is invalid, or `strict` finds anything.
 pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeOptions<'_>) -> Result<Described> {
     let cannot = || format!("cannot describe {}", checkpoint.dir.display());
-    let answer = registry
-        .describe(&checkpoint.config, checkpoint.weights.index(), options.plugin)
-        .map_err(|error| match unreadable(checkpoint) {
+    let config = &checkpoint.config;
+    let architecture = registry.architecture_for(config, options.plugin)?;
+    let plugin = architecture.origin.plugin.clone();
+    let request = Request { config: config.clone(), tensors: checkpoint.weights.index().clone() };
+    let model = architecture
+        .describe(&request)
+        .map_err(|error| match (unreadable(checkpoint), DECISIVE.iter().find(|field| config.has(field))) {
             // A plugin sees only what can be read: to it, an fp8 tensor is missing.
-            Some(note) => error.context(note),
-            None => match DECISIVE.iter().find(|field| checkpoint.config.has(field)) {
-                Some(field) => error.context(format!("config.json has `{field}`: the checkpoint is quantised")),
-                None => error,
-            },
+            (Some(note), _) => anyhow::Error::new(error).context(note),
+            (None, Some(field)) => {
+                anyhow::Error::new(error).context(format!("config.json has `{field}`: the checkpoint is quantised"))
+            }
+            (None, None) => error.into(),
         })
         .with_context(cannot)?;
-    if let Some(field) = answer.unread.iter().find(|field| DECISIVE.contains(&field.as_str())) {
+    let unread = request.config.unread();
+    if let Some(field) = unread.iter().find(|field| DECISIVE.contains(&field.as_str())) {
         bail!(
-            "{}\n  config.json: plugin {} does not read `{field}`, and no weight means what it says without it\n\
+            "{}\n  config.json: plugin {plugin} does not read `{field}`, and no weight means what it says without it\n\
              hint: use a checkpoint that is not quantised, or a plugin that reads this field",
-            cannot(),
-            answer.plugin
+            cannot()
         );
     }
-    validate(&answer.model, checkpoint.weights.index())
-        .with_context(|| format!("plugin {} describes {} wrongly", answer.plugin, checkpoint.dir.display()))?;
+    validate(&model, checkpoint.weights.index())
+        .with_context(|| format!("plugin {} describes {} wrongly", plugin, checkpoint.dir.display()))?;
     let mut warnings = vec![];
-    if !answer.unread.is_empty() {
+    if !unread.is_empty() {
         warnings.push(format!(
             "config.json: plugin {} does not read {}; if one of them changes the result, the result is wrong",
-            answer.plugin,
-            list(&answer.unread)
+            plugin,
+            list(&unread)
         ));
     }
-    if let Some(unused) = unused_tensors(checkpoint, &answer.model) {
+    if let Some(unused) = unused_tensors(checkpoint, &model) {
         warnings.push(unused);
     }
     if options.strict && !warnings.is_empty() {
         bail!("--strict: {}", warnings.join("; "));
     }
-    Ok(Described { model: answer.model, plugin: answer.plugin, warnings })
+    Ok(Described { model, plugin, warnings })
 }
 
 /// One sentence on stored tensors that cannot be read, if there are any.

@@ -48,6 +48,7 @@ const INERT: &[&str] = &[
     "_attn_implementation_autoset",
     "_commit_hash",
     "_name_or_path",
+    "add_cross_attention",
     "architectures",
     "attention_dropout",
     "attn_pdrop",
@@ -57,6 +58,7 @@ const INERT: &[&str] = &[
     "bos_token_id",
     "chunk_size_feed_forward",
     "classifier_dropout",
+    "cross_attention_hidden_size",
     "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
@@ -72,6 +74,7 @@ const INERT: &[&str] = &[
     "gradient_checkpointing",
     "id2label",
     "initializer_range",
+    "is_composition",
     "is_decoder",
     "is_encoder_decoder",
     "is_llama_config",
@@ -79,6 +82,7 @@ const INERT: &[&str] = &[
     "label2id",
     "length_penalty",
     "max_length",
+    "max_new_tokens",
     "min_length",
     "model_type",
     "n_special",
@@ -88,12 +92,14 @@ const INERT: &[&str] = &[
     "num_return_sequences",
     "output_attentions",
     "output_hidden_states",
+    "output_past",
     "output_scores",
     "pad_token_id",
     "predict_special_tokens",
     "prefix",
     "pretraining_tp",
     "problem_type",
+    "pruned_heads",
     "remove_invalid_values",
     "repetition_penalty",
     "resid_pdrop",
@@ -109,6 +115,7 @@ const INERT: &[&str] = &[
     "task_specific_params",
     "temperature",
     "tf_legacy_loss",
+    "tie_encoder_decoder",
     "tokenizer_class",
     "top_k",
     "top_p",
@@ -121,6 +128,7 @@ const INERT: &[&str] = &[
     "unsloth_version",
     "use_bfloat16",
     "use_cache",
+    "use_return_dict",
 ];
 
 /// Fields that transformers writes into every config file, and that ask for nothing if they are `false`.
@@ -320,6 +328,16 @@ impl Config {
             Some(value) if !says_nothing(value) => Err(self.unsupported(key, expected)),
             _ => Ok(()),
         }
+    }
+
+    /// Dotted paths of every field that was asked for, in order.
+    pub(crate) fn read_fields(&self) -> Vec<String> {
+        self.read.borrow().iter().cloned().collect()
+    }
+
+    /// Remembers fields as asked for: a plugin behind the boundary reads a copy of the file.
+    pub(crate) fn mark_read(&self, fields: impl IntoIterator<Item = String>) {
+        self.read.borrow_mut().extend(fields);
     }
 
     /// Fields that are there, were not read, and are not known to be without effect; dotted paths in order.

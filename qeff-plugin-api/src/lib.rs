@@ -13,9 +13,12 @@
 //! | [`graph`] | the semantic graph itself |
 //! | [`weight`] | weights as expressions over stored tensors |
 //! | [`infer`] | types of results, demands on operands |
+//! | [`abi`] | the boundary to plugins built elsewhere |
+//! | [`wire`] | a model as bytes: what crosses the boundary |
 //!
 //! This crate knows nothing of ONNX files on disk, engines, devices or the command line.
 
+pub mod abi;
 pub mod blocks;
 pub mod build;
 pub mod config;
@@ -26,15 +29,10 @@ pub mod infer;
 pub mod onnx;
 pub mod plugin;
 pub mod weight;
+pub mod wire;
 
 pub use dtype::{DType, Elem, UnknownType};
 pub use index::{TensorIndex, TensorInfo};
 #[doc(hidden)]
 pub use inventory;
 pub use weight::WeightExpr;
-
-/// Exports what this crate registers; write it once, at the end of lib.rs.
-#[macro_export]
-macro_rules! export_plugin {
-    () => {};
-}

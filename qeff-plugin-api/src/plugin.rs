@@ -9,6 +9,7 @@ use crate::TensorIndex;
 use crate::build::BuildError;
 use crate::config::{Config, ConfigError};
 use crate::graph::Model;
+use crate::wire::WireError;
 
 /// What a plugin is asked to describe.
 #[derive(Debug, Clone)]
@@ -31,6 +32,20 @@ pub enum PluginError {
     /// Anything else, in words.
     #[error("{0}")]
     Other(String),
+    /// What it answered is no model.
+    #[error("its answer cannot be read: {0}")]
+    Answer(#[from] WireError),
+    /// Its code panicked.
+    #[error("it panicked at {location}: {message}")]
+    Panic {
+        /// Message of the panic.
+        message: String,
+        /// Source file and line.
+        location: String,
+    },
+    /// It panicked before, so that nothing it says can be relied on.
+    #[error("it is not asked again, because {0}")]
+    Retired(String),
 }
 
 /// How well an architecture fits a checkpoint.
@@ -42,15 +57,20 @@ pub enum Fit {
     Exact,
 }
 
+/// An exact fit if the first of config.json's `architectures` is among `names`.
+pub(crate) fn named_fit(names: &[&str], config: &Config) -> Option<Fit> {
+    let named = config.texts("architectures").ok()?;
+    names.contains(&named.first()?.as_str()).then_some(Fit::Exact)
+}
+
 /// A family of models.
 pub trait Architecture: Send + Sync + 'static {
     /// Architectures it describes, as `architectures` in config.json names them, e.g. `LlamaForCausalLM`.
-    fn names(&self) -> &'static [&'static str];
+    fn names(&self) -> Vec<&str>;
 
     /// How well it fits; by default, exactly if the first of config.json's `architectures` is among [`Self::names`].
     fn recognise(&self, config: &Config) -> Option<Fit> {
-        let named = config.texts("architectures").ok()?;
-        self.names().contains(&named.first()?.as_str()).then_some(Fit::Exact)
+        named_fit(&self.names(), config)
     }
 
     /// Describes the model. A pure function: same request, same answer.
@@ -63,25 +83,26 @@ pub trait Architecture: Send + Sync + 'static {
 /// A way to make one vector of the hidden states of a text.
 pub trait PoolingHead: Send + Sync + 'static {
     /// Its name, e.g. `mean`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
-    /// Appends the head to a model with an output of role `hidden`.
+    /// Appends the head to a model with an output of role `hidden`. A weight that it adds must fit `tensors`, the index
+    /// of the model's checkpoint.
     ///
     /// # Errors
     /// If the model has nothing to pool.
-    fn append(&self, model: Model) -> Result<Model, PluginError>;
+    fn append(&self, model: Model, tensors: &TensorIndex) -> Result<Model, PluginError>;
 }
 
 /// A change of a described model, applied on request before the host's own passes.
 pub trait GraphRewrite: Send + Sync + 'static {
     /// Its name, as the user asks for it.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
-    /// Rewrites the model.
+    /// Rewrites the model. A weight that it adds must fit `tensors`, the index of the model's checkpoint.
     ///
     /// # Errors
     /// If the model is not of the kind it rewrites.
-    fn rewrite(&self, model: Model) -> Result<Model, PluginError>;
+    fn rewrite(&self, model: Model, tensors: &TensorIndex) -> Result<Model, PluginError>;
 }
 
 /// One tensor of a file in a foreign format.
@@ -102,7 +123,7 @@ pub struct StoredTensor {
 /// A file format of weights.
 pub trait WeightFormat: Send + Sync + 'static {
     /// Its name, e.g. `gguf`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Whether a file with this beginning and name is of the format.
     fn probe(&self, head: &[u8], file_name: &str) -> bool;
@@ -158,7 +179,7 @@ impl Registration {
     /// The names under which the item is found.
     pub fn names(&self) -> Vec<&'static str> {
         match self {
-            Registration::Architecture(item) => item.names().to_vec(),
+            Registration::Architecture(item) => item.names(),
             Registration::Pooling(item) => vec![item.name()],
             Registration::Rewrite(item) => vec![item.name()],
             Registration::Format(item) => vec![item.name()],
@@ -198,6 +219,30 @@ macro_rules! register {
                 item: $crate::plugin::Registration::$kind(&$item),
             }
         }
+    };
+}
+
+/// Exports what this crate registers, for hosts that load it from a shared object; write it once, at the end of lib.rs.
+///
+/// It makes one symbol, named after the crate, so a host may link several such crates. The crate's own sources stay free
+/// of `unsafe`.
+#[macro_export]
+macro_rules! export_plugin {
+    () => {
+        #[allow(unsafe_code)]
+        const _: () = {
+            struct ThisPlugin;
+
+            impl $crate::abi::Identity for ThisPlugin {
+                const NAME: &'static str = $crate::plugin::plugin_name(env!("CARGO_PKG_NAME"));
+                const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+            }
+
+            // SAFETY: the name holds the crate's name, so nothing else in the image has it, and its type is the one that
+            // loaders of this epoch expect under such a name.
+            #[unsafe(export_name = concat!("qeff_plugin_v1__", env!("CARGO_CRATE_NAME")))]
+            static PLUGIN: $crate::abi::Header = $crate::abi::header::<ThisPlugin>();
+        };
     };
 }
 

@@ -1,4 +1,6 @@
-//! Support for the integration tests: fixtures, and what Hugging Face computed for them.
+//! Support for the integration tests: fixtures, and what Hugging Face computed for them; goldens, and what they stand for.
+
+pub mod golden;
 
 pub mod command;
 pub mod scratch;
@@ -46,7 +48,8 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 
 /// What the linked plugin for a config describes over a tensor index.
 pub fn describe_with(config: &Config, tensors: &TensorIndex) -> Result<Model> {
-    Ok(Registry::builtin().describe(config, tensors, None)?.model)
+    let request = qeff_plugin_api::plugin::Request { config: config.clone(), tensors: tensors.clone() };
+    Ok(Registry::builtin().architecture_for(config, None)?.describe(&request)?)
 }
 
 /// One prompt of a fixture with the reference's answer.

@@ -12,9 +12,6 @@ use serde_json::json;
 
 use super::ModelArgs;
 use super::talk;
-use crate::checkpoint::Checkpoint;
-use crate::describe::{DescribeOptions, describe};
-use crate::plugins::Registry;
 use crate::prepare;
 
 /// Flags of `export`.
@@ -80,11 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.output.exists() && !args.output.is_dir() {
         bail!("--output {} is a file; expected a folder, or a path where one can be made", args.output.display());
     }
-    let checkpoint = Checkpoint::open(&args.model.model)?;
-    let registry = Registry::builtin();
-    let options = DescribeOptions { plugin: args.model.plugin.as_deref(), strict: args.model.strict };
-    let described = describe(&checkpoint, &registry, options)?;
-    described.warnings.iter().for_each(|warning| talk::warn(warning));
+    let (checkpoint, described) = args.model.describe()?;
     if let Some(context) = args.ctx_len {
         prepare::check_reach(&described.model, context.into()).context("--ctx-len is too large")?;
     }

@@ -9,8 +9,7 @@ use serde_json::json;
 use super::ModelArgs;
 use super::talk;
 use crate::checkpoint::Checkpoint;
-use crate::describe::{DescribeOptions, Described, describe};
-use crate::plugins::Registry;
+use crate::describe::Described;
 use crate::prepare;
 
 /// Flags of `inspect`.
@@ -41,13 +40,7 @@ enum Show {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.model.model)?;
-    let registry = Registry::builtin();
-    let options = DescribeOptions { plugin: args.model.plugin.as_deref(), strict: args.model.strict };
-    let described = describe(&checkpoint, &registry, options)?;
-    if !args.json {
-        described.warnings.iter().for_each(|warning| talk::warn(warning));
-    }
+    let (checkpoint, described) = args.model.describe()?;
     if args.show == Show::Summary {
         return summary(args, &checkpoint, &described);
     }

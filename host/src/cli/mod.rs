@@ -15,12 +15,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
-
 use qeff_core::validate::Findings;
 
+use crate::checkpoint::Checkpoint;
+use crate::describe::{DescribeOptions, Described, describe};
 use crate::generate::GenerateError;
+use crate::plugins::{PluginsError, Registry};
 use crate::runtime::RuntimeError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
@@ -67,6 +70,27 @@ pub(crate) struct ModelArgs {
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long)]
     pub(crate) strict: bool,
+}
+
+impl ModelArgs {
+    /// Opens the checkpoint and has it described; says what is worth a warning.
+    pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let described = self.describe_opened(&checkpoint)?;
+        Ok((checkpoint, described))
+    }
+
+    /// Has an opened checkpoint described; says what is worth a warning.
+    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
+        let mut registry = Registry::builtin();
+        if let Some(choice) = &self.plugin {
+            registry.choose(choice)?;
+        }
+        let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
+        let described = describe(checkpoint, &registry, options)?;
+        described.warnings.iter().for_each(|warning| talk::warn(warning));
+        Ok(described)
+    }
 }
 
 /// Runs the command line of this process.
@@ -175,6 +199,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
             || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))
+            || cause.downcast_ref().is_some_and(|error: &PluginsError| !error.is_user_input())
     });
     // An invalid model, whoever made it so; anyhow finds it as a context, too.
     if internal || error.downcast_ref::<Findings>().is_some() { 2 } else { 1 }

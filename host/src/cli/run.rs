@@ -10,9 +10,7 @@ use super::ModelArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
-use crate::describe::{DescribeOptions, describe};
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
-use crate::plugins::Registry;
 use crate::prepare;
 use crate::text::chat::ChatOptions;
 use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
@@ -129,10 +127,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let tokenizer = if needs_text { Some(checkpoint.tokenizer()?) } else { tokenizer_if_sound(&checkpoint) };
     let encoded = encode(args, &prompts, tokenizer.as_ref())?;
 
-    let registry = Registry::builtin();
-    let options = DescribeOptions { plugin: args.model.plugin.as_deref(), strict: args.model.strict };
-    let described = describe(&checkpoint, &registry, options)?;
-    described.warnings.iter().for_each(|warning| talk::warn(warning));
+    let described = args.model.describe_opened(&checkpoint)?;
     let plan = Plan::new(args, &encoded, &described.model)?;
     let ready = prepare::cpu(&described.model, &checkpoint.weights, plan.slots, plan.context)?;
     ready.reports.iter().flat_map(|report| &report.warnings).for_each(|warning| talk::warn(warning));

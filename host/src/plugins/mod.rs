@@ -1,31 +1,18 @@
-//! Placeholder until the registry lands.
-use anyhow::{Context as _, Result};
-use qeff_plugin_api::TensorIndex;
-use qeff_plugin_api::config::Config;
-use qeff_plugin_api::graph::Model;
-use qeff_plugin_api::plugin::{Registration, Request, registered};
-use qeff_plugin_gpt2 as _;
-use qeff_plugin_llama as _;
-pub struct Registry;
-pub struct Answer {
-    pub model: Model,
-    pub plugin: String,
-    pub unread: Vec<String>,
-}
-impl Registry {
-    pub fn builtin() -> Self {
-        Registry
-    }
-    pub fn describe(&self, config: &Config, tensors: &TensorIndex, _plugin: Option<&str>) -> Result<Answer> {
-        for entry in registered() {
-            if let Registration::Architecture(a) = entry.item
-                && a.recognise(config).is_some()
-            {
-                let request = Request { config: Config::parse(&config.to_text())?, tensors: tensors.clone() };
-                let model = a.describe(&request)?;
-                return Ok(Answer { model, plugin: entry.plugin.into(), unread: request.config.unread() });
-            }
-        }
-        None.context("unknown architecture")
-    }
-}
+//! Plugins: what can be described, pooled, rewritten and read, and by whom.
+//!
+//! A family may be linked into this binary or come from a file that somebody else built; whoever uses it must not be able
+//! to tell. So both stand in one [`Registry`] behind the same traits, and both answer through the wire form.
+//!
+//! This module does not know what a description means, and keeps no list of families: the list is what was linked and
+//! loaded.
+
+mod error;
+mod linked;
+mod registry;
+
+pub use error::PluginsError;
+pub use registry::{Entry, Listed, Origin, Registry, Source, is_path};
+
+// Only a crate that is named is linked, and only what is linked is registered.
+#[cfg(feature = "builtin-plugins")]
+use {qeff_plugin_gpt2 as _, qeff_plugin_llama as _};

@@ -17,8 +17,8 @@ pub struct Gpt2;
 qeff_plugin_api::register!(architecture: Gpt2);
 
 impl Architecture for Gpt2 {
-    fn names(&self) -> &'static [&'static str] {
-        &["GPT2LMHeadModel"]
+    fn names(&self) -> Vec<&str> {
+        vec!["GPT2LMHeadModel"]
     }
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {

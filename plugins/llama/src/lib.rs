@@ -1,6 +1,6 @@
 //! The llama family: LlamaForCausalLM and MistralForCausalLM.
 //!
-//! One description; what differs between the two stands in [`config::Decoder`].
+//! One description; what differs between the two stands in `config::Decoder`.
 
 mod config;
 
@@ -16,8 +16,8 @@ pub struct Llama;
 qeff_plugin_api::register!(architecture: Llama);
 
 impl Architecture for Llama {
-    fn names(&self) -> &'static [&'static str] {
-        &["LlamaForCausalLM", "MistralForCausalLM"]
+    fn names(&self) -> Vec<&str> {
+        vec!["LlamaForCausalLM", "MistralForCausalLM"]
     }
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {

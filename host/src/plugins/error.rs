@@ -1,0 +1,75 @@
+//! What can go wrong between a user's wish and a plugin's answer.
+
+use qeff_plugin_api::abi::LoadError;
+use qeff_plugin_api::plugin::PluginError;
+
+/// Why there is no plugin, or no answer of it.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginsError {
+    /// No plugin describes the architecture.
+    #[error(
+        "no plugin describes {wanted}{}; supported:\n{supported}\nhint: name the file of a plugin that does: --plugin path/to/plugin.so",
+        .chosen.as_ref().map(|plugin| format!(" among those called `{plugin}`")).unwrap_or_default()
+    )]
+    UnknownArchitecture {
+        /// What config.json names.
+        wanted: String,
+        /// The plugin that the user chose.
+        chosen: Option<String>,
+        /// A line for each plugin.
+        supported: String,
+    },
+    /// Several plugins claim the same thing equally.
+    #[error("{what} is claimed by {}; choose one with {how}", .claims.join(" and by "))]
+    Ambiguous {
+        /// What is claimed.
+        what: String,
+        /// Who claims it.
+        claims: Vec<String>,
+        /// How to choose.
+        how: &'static str,
+    },
+    /// There is no plugin of this name.
+    #[error("there is no plugin called `{name}`; known: {}; a file is named by its path: --plugin ./{name}.so", .known.join(", "))]
+    UnknownPlugin {
+        /// The name.
+        name: String,
+        /// Names that would have been right.
+        known: Vec<String>,
+    },
+    /// No plugin has an item of this name.
+    #[error("there is no {kind} called `{name}`; known: {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]
+    UnknownItem {
+        /// `pooling head` or `rewrite`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// Names that would have been right.
+        known: Vec<String>,
+    },
+    /// A file is no plugin, or not one for this host.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The plugin has no answer.
+    #[error("plugin {plugin}: {source}")]
+    Refused {
+        /// Name, version and source.
+        plugin: String,
+        /// Its reason.
+        #[source]
+        source: Box<PluginError>,
+    },
+}
+
+impl PluginsError {
+    /// Whether other input would help; otherwise a plugin is at fault.
+    pub fn is_user_input(&self) -> bool {
+        match self {
+            PluginsError::Refused { source, .. } => match **source {
+                PluginError::Config(_) | PluginError::Build(_) | PluginError::Other(_) => true,
+                PluginError::Answer(_) | PluginError::Panic { .. } | PluginError::Retired(_) => false,
+            },
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Makes the files of this folder from full recordings: python3 trim.py FOLDER_OF_RECORDINGS
+
+A recording says everything about one export; a golden keeps what a compiler or a runtime can tell from outside, and the
+wiring of the custom operators. See README.md.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+CASES = [
+    "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-tied", "llama-rope3",
+    "mistral", "mistral-sw",
+]
+# Everything else in these configs is bookkeeping that no graph depends on.
+CONFIG = [
+    "architectures", "model_type", "vocab_size", "tie_word_embeddings",
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "max_position_embeddings", "rope_parameters", "rms_norm_eps", "hidden_act", "attention_bias", "mlp_bias",
+    "sliding_window",
+    "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "activation_function",
+    "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention",
+]
+
+
+def trimmed(case: str, recording: dict) -> dict:
+    (model,) = recording["models"]
+    config = model["hashed_export_params"]["config"]
+    features = case.split("+")[1:]
+    return {
+        "case": case,
+        "features": {"batching": "cb" in features, "last_k": "tlm" in features},
+        "config": {key: config[key] for key in CONFIG if key in config},
+        "ir_version": model["ir_version"],
+        "opset_import": model["opset_import"],
+        "inputs": model["inputs"],
+        "outputs": model["outputs"],
+        "custom_op_calls": [
+            {key: call[key] for key in ("op", "in", "out", "attr") if key in call} for call in model["custom_op_calls"]
+        ],
+        "functions": [
+            {key: function[key] for key in ("domain", "name", "inputs", "outputs", "attributes", "opset_import", "nodes")}
+            for function in model["functions"]
+        ],
+    }
+
+
+def written(value, depth=0) -> str:
+    """JSON with one fact a line: lists of objects are broken up, everything below them is not."""
+    pad = "  " * (depth + 1)
+    if isinstance(value, dict) and (depth == 0 or "nodes" in value):
+        lines = [f"{pad}{json.dumps(key)}: {written(entry, depth + 1)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n" + pad[2:] + "}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(pad + written(entry, depth + 1) for entry in value) + "\n" + pad[2:] + "]"
+    return json.dumps(value)
+
+
+def main() -> None:
+    source, here = Path(sys.argv[1]), Path(__file__).parent
+    for case in CASES:
+        golden = trimmed(case, json.loads((source / f"{case}.json").read_text()))
+        text = written(golden) + "\n"
+        assert json.loads(text) == golden
+        (here / f"{case}.json").write_text(text)
+
+
+main()

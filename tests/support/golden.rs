@@ -1,0 +1,107 @@
+//! Goldens: what the reference wrote for a tiny model (`tests/goldens/README.md`), and the checkpoint it stood for.
+
+use anyhow::{Context as _, Result, bail};
+use qeff_core::passes::Features;
+use qeff_plugin_api::config::Config;
+use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
+use serde_json::Value as Json;
+
+use crate::root;
+
+/// One recorded export.
+#[derive(Debug)]
+pub struct Golden {
+    /// Name of the case.
+    pub name: String,
+    /// Passes that stand for what the export was asked for.
+    pub features: Features,
+    /// All that was recorded.
+    pub facts: Json,
+}
+
+/// Every golden, by name.
+pub fn goldens() -> Result<Vec<Golden>> {
+    let mut paths: Vec<_> = std::fs::read_dir(root().join("tests/goldens"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| {
+            let facts: Json = serde_json::from_str(&std::fs::read_to_string(path)?)
+                .with_context(|| format!("{} is not JSON", path.display()))?;
+            let asked = |feature: &str| facts["features"][feature].as_bool().unwrap_or(false);
+            let features = Features { batching: asked("batching"), last_k: asked("last_k"), ..Features::default() };
+            Ok(Golden { name: facts["case"].as_str().context("case without a name")?.to_owned(), features, facts })
+        })
+        .collect()
+}
+
+impl Golden {
+    /// The config of the exported model.
+    pub fn config(&self) -> Result<Config> {
+        Ok(Config::parse(&self.facts["config"].to_string())?)
+    }
+
+    /// The tensors that a checkpoint with this config has.
+    pub fn tensors(&self) -> Result<TensorIndex> {
+        let config = &self.facts["config"];
+        let count = |field: &str| config[field].as_u64().with_context(|| format!("{}: no {field}", self.name));
+        let mut tensors = TensorIndex::new();
+        let mut add = |name: String, shape: &[u64]| {
+            tensors.insert(name, TensorInfo { dtype: DType::F32, shape: shape.to_vec() });
+        };
+        match config["model_type"].as_str() {
+            Some("llama" | "mistral") => {
+                let (vocab, hidden, inner) = (count("vocab_size")?, count("hidden_size")?, count("intermediate_size")?);
+                let width = count("head_dim")?;
+                let (q, kv) = (count("num_attention_heads")? * width, count("num_key_value_heads")? * width);
+                add("model.embed_tokens.weight".into(), &[vocab, hidden]);
+                for i in 0..count("num_hidden_layers")? {
+                    let shapes: [(&str, &[u64]); 9] = [
+                        ("input_layernorm", &[hidden]),
+                        ("self_attn.q_proj", &[q, hidden]),
+                        ("self_attn.k_proj", &[kv, hidden]),
+                        ("self_attn.v_proj", &[kv, hidden]),
+                        ("self_attn.o_proj", &[hidden, q]),
+                        ("post_attention_layernorm", &[hidden]),
+                        ("mlp.gate_proj", &[inner, hidden]),
+                        ("mlp.up_proj", &[inner, hidden]),
+                        ("mlp.down_proj", &[hidden, inner]),
+                    ];
+                    shapes.iter().for_each(|(name, shape)| add(format!("model.layers.{i}.{name}.weight"), shape));
+                }
+                add("model.norm.weight".into(), &[hidden]);
+                if config["tie_word_embeddings"] != true {
+                    add("lm_head.weight".into(), &[vocab, hidden]);
+                }
+            }
+            Some("gpt2") => {
+                let (vocab, hidden, positions) = (count("vocab_size")?, count("n_embd")?, count("n_positions")?);
+                add("transformer.wte.weight".into(), &[vocab, hidden]);
+                add("transformer.wpe.weight".into(), &[positions, hidden]);
+                let mut both = |name: String, shape: &[u64]| {
+                    add(format!("{name}.weight"), shape);
+                    add(format!("{name}.bias"), &shape[shape.len() - 1..]);
+                };
+                for i in 0..count("n_layer")? {
+                    let shapes: [(&str, &[u64]); 6] = [
+                        ("ln_1", &[hidden]),
+                        ("attn.c_attn", &[hidden, 3 * hidden]),
+                        ("attn.c_proj", &[hidden, hidden]),
+                        ("ln_2", &[hidden]),
+                        ("mlp.c_fc", &[hidden, 4 * hidden]),
+                        ("mlp.c_proj", &[4 * hidden, hidden]),
+                    ];
+                    shapes.iter().for_each(|(name, shape)| both(format!("transformer.h.{i}.{name}"), shape));
+                }
+                both("transformer.ln_f".into(), &[hidden]);
+            }
+            other => bail!("{}: the tensors of model type {other:?} are not known", self.name),
+        }
+        Ok(tensors)
+    }
+}
