@@ -39,19 +39,19 @@ pub struct Described {
 /// If no plugin fits, the plugin refuses, its answer is invalid, or `strict` finds anything.
 pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeOptions<'_>) -> Result<Described> {
     let cannot = || format!("cannot describe {}", checkpoint.dir.display());
-    let architecture = registry.architecture_for(&checkpoint.config, options.plugin).with_context(cannot)?;
+    let config = &checkpoint.config;
+    let architecture = registry.architecture_for(config, options.plugin)?;
     let plugin = architecture.origin.plugin.clone();
-    let request = Request { config: checkpoint.config.clone(), tensors: checkpoint.weights.index().clone() };
+    let request = Request { config: config.clone(), tensors: checkpoint.weights.index().clone() };
     let model = architecture
         .describe(&request)
-        .map_err(anyhow::Error::from)
-        .map_err(|error| match unreadable(checkpoint) {
+        .map_err(|error| match (unreadable(checkpoint), DECISIVE.iter().find(|field| config.has(field))) {
             // A plugin sees only what can be read: to it, an fp8 tensor is missing.
-            Some(note) => error.context(note),
-            None => match DECISIVE.iter().find(|field| checkpoint.config.has(field)) {
-                Some(field) => error.context(format!("config.json has `{field}`: the checkpoint is quantised")),
-                None => error,
-            },
+            (Some(note), _) => anyhow::Error::new(error).context(note),
+            (None, Some(field)) => {
+                anyhow::Error::new(error).context(format!("config.json has `{field}`: the checkpoint is quantised"))
+            }
+            (None, None) => error.into(),
         })
         .with_context(cannot)?;
     let unread = request.config.unread();
@@ -63,7 +63,7 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
         );
     }
     validate(&model, checkpoint.weights.index())
-        .with_context(|| format!("plugin {plugin} describes {} wrongly", checkpoint.dir.display()))?;
+        .with_context(|| format!("plugin {} describes {} wrongly", plugin, checkpoint.dir.display()))?;
     let mut warnings = vec![];
     if !unread.is_empty() {
         warnings.push(format!(

@@ -48,6 +48,7 @@ const INERT: &[&str] = &[
     "_attn_implementation_autoset",
     "_commit_hash",
     "_name_or_path",
+    "add_cross_attention",
     "architectures",
     "attention_dropout",
     "attn_pdrop",
@@ -114,6 +115,7 @@ const INERT: &[&str] = &[
     "task_specific_params",
     "temperature",
     "tf_legacy_loss",
+    "tie_encoder_decoder",
     "tokenizer_class",
     "top_k",
     "top_p",
@@ -317,16 +319,6 @@ impl Config {
         }
     }
 
-    /// Dotted paths of every field that was asked for, in order.
-    pub(crate) fn read_fields(&self) -> Vec<String> {
-        self.read.borrow().iter().cloned().collect()
-    }
-
-    /// Remembers fields as asked for: a plugin behind the boundary reads a copy of the file.
-    pub(crate) fn mark_read(&self, fields: impl IntoIterator<Item = String>) {
-        self.read.borrow_mut().extend(fields);
-    }
-
     /// Refuses a field that must be absent or empty; `expected` says what would be right.
     ///
     /// # Errors
@@ -336,6 +328,16 @@ impl Config {
             Some(value) if !says_nothing(value) => Err(self.unsupported(key, expected)),
             _ => Ok(()),
         }
+    }
+
+    /// Dotted paths of every field that was asked for, in order.
+    pub(crate) fn read_fields(&self) -> Vec<String> {
+        self.read.borrow().iter().cloned().collect()
+    }
+
+    /// Remembers fields as asked for: a plugin behind the boundary reads a copy of the file.
+    pub(crate) fn mark_read(&self, fields: impl IntoIterator<Item = String>) {
+        self.read.borrow_mut().extend(fields);
     }
 
     /// Fields that are there, were not read, and are not known to be without effect; dotted paths in order.

@@ -23,7 +23,7 @@ use qeff_core::validate::Findings;
 use crate::checkpoint::Checkpoint;
 use crate::describe::{DescribeOptions, Described, describe};
 use crate::generate::GenerateError;
-use crate::plugins::Registry;
+use crate::plugins::{PluginsError, Registry};
 use crate::runtime::RuntimeError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
@@ -197,6 +197,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
             || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))
+            || cause.downcast_ref().is_some_and(|error: &PluginsError| !error.is_user_input())
     });
     // An invalid model, whoever made it so; anyhow finds it as a context, too.
     if internal || error.downcast_ref::<Findings>().is_some() { 2 } else { 1 }
