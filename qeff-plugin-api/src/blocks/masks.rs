@@ -1,0 +1,70 @@
+//! Which layers attend to everything and which to a window, as config.json says it.
+
+use crate::config::{Config, ConfigError};
+use crate::graph::AttentionMask;
+
+/// The field `sliding_window`: `default` if the file leaves it out, none if it is null.
+///
+/// # Errors
+/// If it is not a number of positions.
+pub fn window(config: &Config, default: u64) -> Result<Option<u64>, ConfigError> {
+    match config.opt_u64("sliding_window")? {
+        Some(0) => Err(config.unsupported("sliding_window", "a whole number of 1 or more, or null")),
+        None if !config.mentions("sliding_window") => Ok(Some(default)),
+        window => Ok(window),
+    }
+}
+
+/// One mask for all layers: the last `window` positions, or everything.
+pub fn within(window: Option<u64>) -> AttentionMask {
+    window.map_or(AttentionMask::Causal, AttentionMask::Sliding)
+}
+
+/// A mask for each layer, as `layer_types` says; in a file without that list, `slides` says which layers keep to the
+/// window, if there is one.
+///
+/// # Errors
+/// If the list has another length or names another kind of layer, or a layer slides without a window.
+pub fn by_layer(
+    config: &Config,
+    layers: u64,
+    window: Option<u64>,
+    slides: impl Fn(u64) -> bool,
+) -> Result<Vec<AttentionMask>, ConfigError> {
+    if !config.has("layer_types") {
+        return Ok((0..layers).map(|layer| within(window.filter(|_| slides(layer)))).collect());
+    }
+    let types = config.texts("layer_types")?;
+    if types.len() as u64 != layers {
+        return Err(config.unsupported("layer_types", format!("num_hidden_layers = {layers} of them")));
+    }
+    let mask = |kind: &String| match (kind.as_str(), window) {
+        ("full_attention", _) => Ok(AttentionMask::Causal),
+        ("sliding_attention", Some(window)) => Ok(AttentionMask::Sliding(window)),
+        ("sliding_attention", None) => {
+            Err(config.unsupported("layer_types", "full_attention only, as no `sliding_window` is in use"))
+        }
+        _ => Err(config.unsupported("layer_types", "each to be full_attention or sliding_attention")),
+    };
+    types.iter().map(mask).collect()
+}
+
+/// A mask for each layer where `use_sliding_window` turns `sliding_window` on and, without `layer_types`, the first
+/// `max_window_layers` layers see everything.
+///
+/// # Errors
+/// As [`by_layer`].
+pub fn after_first_layers(config: &Config, layers: u64) -> Result<Vec<AttentionMask>, ConfigError> {
+    let window = match config.flag_or("use_sliding_window", false)? {
+        true => window(config, 4096)?,
+        false => None,
+    };
+    // Most files state these with the window off, when they have no effect.
+    config.mentions("sliding_window");
+    let first = if config.mentions("max_window_layers") { config.opt_u64("max_window_layers")? } else { Some(28) };
+    match first {
+        Some(first) => by_layer(config, layers, window, |layer| layer >= first),
+        None if window.is_none() || config.has("layer_types") => by_layer(config, layers, window, |_| false),
+        None => Err(config.unsupported("max_window_layers", "a whole number of 0 or more")),
+    }
+}
