@@ -68,3 +68,55 @@ pub fn after_first_layers(config: &Config, layers: u64) -> Result<Vec<AttentionM
         None => Err(config.unsupported("max_window_layers", "a whole number of 0 or more")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use AttentionMask::{Causal, Sliding};
+
+    use super::*;
+
+    fn masks(fields: &str) -> Result<Vec<AttentionMask>, ConfigError> {
+        after_first_layers(&Config::parse(&format!("{{{fields}}}")).unwrap(), 3)
+    }
+
+    #[test]
+    fn windows_as_transformers_reads_them() {
+        let (on, window) = (r#""use_sliding_window": true"#, r#""sliding_window": 8"#);
+        let list = r#""layer_types": ["sliding_attention", "full_attention", "sliding_attention"]"#;
+        for (fields, expected) in [
+            (String::new(), [Causal; 3]),
+            (window.to_owned(), [Causal; 3]),
+            (format!(r#"{window}, "max_window_layers": 0, "use_sliding_window": false"#), [Causal; 3]),
+            (format!("{on}, {window}"), [Causal; 3]),
+            (format!(r#"{on}, {window}, "max_window_layers": 1"#), [Causal, Sliding(8), Sliding(8)]),
+            (format!(r#"{on}, "max_window_layers": 2"#), [Causal, Causal, Sliding(4096)]),
+            (format!(r#"{on}, "sliding_window": null, "max_window_layers": 0"#), [Causal; 3]),
+            (format!(r#"{on}, {window}, "max_window_layers": 1, {list}"#), [Sliding(8), Causal, Sliding(8)]),
+            (format!(r#"{on}, {window}, "max_window_layers": 0, "layer_types": null"#), [Sliding(8); 3]),
+        ] {
+            assert_eq!(masks(&fields).unwrap(), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused() {
+        let on = r#""use_sliding_window": true, "max_window_layers": 0"#;
+        for (fields, field) in [
+            (format!(r#"{on}, "sliding_window": 0"#), "sliding_window"),
+            (r#""use_sliding_window": true, "max_window_layers": null"#.to_owned(), "max_window_layers"),
+            (format!(r#"{on}, "layer_types": ["full_attention"]"#), "layer_types"),
+            (
+                format!(r#"{on}, "layer_types": ["full_attention", "full_attention", "chunked_attention"]"#),
+                "layer_types",
+            ),
+            // Off, but asked for.
+            (
+                r#""sliding_window": 8, "layer_types": ["full_attention", "full_attention", "sliding_attention"]"#
+                    .into(),
+                "layer_types",
+            ),
+        ] {
+            assert_eq!(masks(&fields).unwrap_err().field, field, "{fields}");
+        }
+    }
+}
