@@ -65,6 +65,9 @@ fn steps(case: &Case) -> Vec<Case> {
         .collect()
 }
 
+/// Families whose fixtures are run in every way.
+const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite"];
+
 /// Runs every fixture of a family and reports all failures together.
 fn check_family(family: &str, how: How) {
     let names = fixtures_of(family);
@@ -89,10 +92,25 @@ fn gpt2() {
     check_family("gpt2", How { slots: 1, chunk: 512 });
 }
 
+#[test]
+fn qwen2() {
+    check_family("qwen2", How { slots: 1, chunk: 512 });
+}
+
+#[test]
+fn qwen3() {
+    check_family("qwen3", How { slots: 1, chunk: 512 });
+}
+
+#[test]
+fn granite() {
+    check_family("granite", How { slots: 1, chunk: 512 });
+}
+
 /// A prompt in chunks of five: whatever the cut, the same logits.
 #[test]
 fn prompts_longer_than_a_chunk() {
-    for family in ["llama", "mistral", "gpt2"] {
+    for family in FAMILIES {
         check_family(family, How { slots: 1, chunk: 5 });
     }
 }
@@ -100,7 +118,7 @@ fn prompts_longer_than_a_chunk() {
 /// Three ragged prompts at once in three slots, decoded together.
 #[test]
 fn ragged_batches() {
-    for family in ["llama", "mistral", "gpt2"] {
+    for family in FAMILIES {
         check_family(family, How { slots: 3, chunk: 512 });
     }
 }
@@ -108,7 +126,7 @@ fn ragged_batches() {
 /// Three prompts in two slots: the third waits for a slot that held another sequence.
 #[test]
 fn slots_are_reused() {
-    for family in ["llama", "mistral", "gpt2"] {
+    for family in FAMILIES {
         check_family(family, How { slots: 2, chunk: 7 });
     }
 }

@@ -19,6 +19,9 @@ const ARCHITECTURES: &[(&str, &str, &str)] = &[
     ("llama", "llama/base", "num_hidden_layers"),
     ("mistral", "mistral/sliding", "num_hidden_layers"),
     ("gpt2", "gpt2/base", "n_layer"),
+    ("qwen2", "qwen2/base", "num_hidden_layers"),
+    ("qwen3", "qwen3/base", "num_hidden_layers"),
+    ("granite", "granite/multipliers", "num_hidden_layers"),
 ];
 
 /// The model of a fixture with one layer.
@@ -26,6 +29,9 @@ fn one_layer(name: &str, layers: &str) -> Result<(Model, Checkpoint)> {
     let checkpoint = Checkpoint::open(&fixture(name))?;
     let mut config: serde_json::Value = serde_json::from_str(&checkpoint.config.to_text())?;
     config[layers] = 1.into();
+    if let Some(types) = config.get_mut("layer_types").and_then(|types| types.as_array_mut()) {
+        types.truncate(1);
+    }
     let model = describe_with(&Config::parse(&config.to_string())?, checkpoint.weights.index())?;
     Ok((model, checkpoint))
 }

@@ -11,14 +11,15 @@ from pathlib import Path
 
 CASES = [
     "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-tied", "llama-rope3",
-    "mistral", "mistral-sw",
+    "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
 CONFIG = [
     "architectures", "model_type", "vocab_size", "tie_word_embeddings",
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "max_position_embeddings", "rope_parameters", "rms_norm_eps", "hidden_act", "attention_bias", "mlp_bias",
-    "sliding_window",
+    "sliding_window", "use_sliding_window", "max_window_layers", "layer_types",
+    "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
     "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "activation_function",
     "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention",
 ]

@@ -55,10 +55,11 @@ impl Golden {
             tensors.insert(name, TensorInfo { dtype: DType::F32, shape: shape.to_vec() });
         };
         match config["model_type"].as_str() {
-            Some("llama" | "mistral") => {
+            Some(family @ ("llama" | "mistral" | "qwen2" | "qwen3" | "granite")) => {
                 let (vocab, hidden, inner) = (count("vocab_size")?, count("hidden_size")?, count("intermediate_size")?);
-                let width = count("head_dim")?;
-                let (q, kv) = (count("num_attention_heads")? * width, count("num_key_value_heads")? * width);
+                let heads = count("num_attention_heads")?;
+                let width = count("head_dim").unwrap_or(hidden / heads);
+                let (q, kv) = (heads * width, count("num_key_value_heads")? * width);
                 add("model.embed_tokens.weight".into(), &[vocab, hidden]);
                 for i in 0..count("num_hidden_layers")? {
                     let shapes: [(&str, &[u64]); 9] = [
@@ -73,6 +74,12 @@ impl Golden {
                         ("mlp.down_proj", &[hidden, inner]),
                     ];
                     shapes.iter().for_each(|(name, shape)| add(format!("model.layers.{i}.{name}.weight"), shape));
+                    let more: &[(&str, u64)] = match family {
+                        "qwen2" => &[("q_proj.bias", q), ("k_proj.bias", kv), ("v_proj.bias", kv)],
+                        "qwen3" => &[("q_norm.weight", width), ("k_norm.weight", width)],
+                        _ => &[],
+                    };
+                    more.iter().for_each(|(name, n)| add(format!("model.layers.{i}.self_attn.{name}"), &[*n]));
                 }
                 add("model.norm.weight".into(), &[hidden]);
                 if config["tie_word_embeddings"] != true {

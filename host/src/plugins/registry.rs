@@ -386,7 +386,13 @@ mod tests {
     fn exactly_these_are_built_in() {
         let listed: Vec<_> =
             Registry::builtin().list().into_iter().map(|p| (p.name, p.source, p.architectures)).collect();
-        let expected = [("gpt2", vec!["GPT2LMHeadModel"]), ("llama", vec!["LlamaForCausalLM", "MistralForCausalLM"])];
+        let expected = [
+            ("gpt2", vec!["GPT2LMHeadModel"]),
+            ("granite", vec!["GraniteForCausalLM"]),
+            ("llama", vec!["LlamaForCausalLM", "MistralForCausalLM"]),
+            ("qwen2", vec!["Qwen2ForCausalLM"]),
+            ("qwen3", vec!["Qwen3ForCausalLM"]),
+        ];
         let expected: Vec<_> = expected
             .into_iter()
             .map(|(name, names)| {
@@ -412,6 +418,6 @@ mod tests {
         assert!(is_path("./llama") && is_path("llama.so") && is_path("a/b") && is_path("x.dll"));
         assert!(!is_path("llama") && !is_path("so"));
         let error = Registry::builtin().choose("lama").unwrap_err().to_string();
-        assert!(error.contains("`lama`") && error.contains("gpt2, llama"), "{error}");
+        assert!(error.contains("`lama`") && error.contains("gpt2, granite, llama"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ mod config;
 
 use config::Decoder;
 use qeff_plugin_api::blocks::linear::Rows;
-use qeff_plugin_api::blocks::{Attn, Bias, Linear, attention, embed, linear, lm, mlp};
+use qeff_plugin_api::blocks::{Attn, Linear, attention, embed, linear, lm, mlp};
 use qeff_plugin_api::build::{GraphBuilder, Kv, Scope, Slot, Value};
 use qeff_plugin_api::graph::{Embedding, Model, NegativeIds, PositionLimit, Task};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
@@ -49,8 +49,7 @@ fn decoder<'g>(g: &'g GraphBuilder<'g>, c: &Decoder) {
     for (i, &slot) in (0..).zip(&kv) {
         h = layer(t.at(("h", i)), c, i, h, positions, slot);
     }
-    let head =
-        lm::Head { scope: "lm_head", vocab: c.vocab, tied_to: c.tied.then_some("transformer.wte"), bias: Bias::No };
+    let head = lm::Head { vocab: c.vocab, tied_to: c.tied.then_some("transformer.wte"), ..lm::Head::default() };
     lm::tail(g.root(), h, positions, ("transformer.ln_f", c.norm), &head);
 }
 

@@ -1,14 +1,15 @@
 //! The llama family: LlamaForCausalLM and MistralForCausalLM.
 //!
-//! One description; what differs between the two stands in `config::Decoder`.
+//! The decoder of [`blocks::decoder`](qeff_plugin_api::blocks::decoder) as it stands: what the others differ from.
 
-mod config;
-
-use config::Decoder;
-use qeff_plugin_api::blocks::{Bias, Linear, Norm, Rope, attention, embed, linear, lm, mlp, rotary};
-use qeff_plugin_api::build::{GraphBuilder, Kv, Scope, Slot, Value};
-use qeff_plugin_api::graph::{Embedding, Model, PositionLimit, Task};
+use qeff_plugin_api::blocks::decoder::{Decoder, Defaults, Layer};
+use qeff_plugin_api::blocks::{Attn, Bias, masks};
+use qeff_plugin_api::build::Value;
+use qeff_plugin_api::graph::Model;
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
+
+const LLAMA: Defaults = Defaults { vocab: 32_000, inner: 11_008, kv_heads: None, head_dim: None, positions: 2048 };
+const MISTRAL: Defaults = Defaults { inner: 14_336, kv_heads: Some(8), positions: 131_072, ..LLAMA };
 
 /// The family.
 pub struct Llama;
@@ -21,49 +22,39 @@ impl Architecture for Llama {
     }
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {
-        let c = Decoder::read(&request.config)?;
-        let g = GraphBuilder::new("main", &request.tensors).base_prefix("model");
-        decoder(&g, &c);
-        Ok(Model {
-            architecture: c.architecture.to_owned(),
-            task: Task::CausalLm,
-            positions: Some(PositionLimit { trained: c.rope.positions, hard: false }),
-            // Old files carry the inverse frequencies that every reader computes anew.
-            stale_tensors: vec![".rotary_emb.inv_freq".into()],
-            programs: vec![g.finish()?],
-            links: vec![],
-        })
+        match request.config.texts("architectures")?.first().map(String::as_str) {
+            Some(name @ "MistralForCausalLM") => mistral(name, request),
+            _ => llama("LlamaForCausalLM", request),
+        }
     }
 }
 
-fn decoder<'g>(g: &'g GraphBuilder<'g>, c: &Decoder) {
-    let (ids, positions) = (g.tokens(), g.positions());
-    let kv = g.kv_all(c.layers, Kv::full(c.kv_heads, c.head_dim));
-    let rope = Rope::table(g.at("model"), &c.rope);
-    let mut h = embed(g.at("model.embed_tokens"), ids, [c.vocab, c.hidden], Embedding::default());
-    for (i, &slot) in (0..).zip(&kv) {
-        h = layer(g.at("model").at(("layers", i)), c, h, positions, rope, slot);
+fn llama(name: &str, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
+    let c = Decoder::read(config, &LLAMA)?;
+    masks::refuse_other_layers(config, "full_attention")?;
+    let attention_bias = config.flag_or("attention_bias", false)?.into();
+    let mlp_bias = config.flag_or("mlp_bias", false)?.into();
+    Ok(c.model(name, tensors, |l, h| layer(l, h, c.causal(), attention_bias, mlp_bias))?)
+}
+
+/// Slides over the last 4096 positions unless its file says otherwise. It has no biases: transformers ignores the fields
+/// here, so a file that asks for them was made for something else.
+fn mistral(name: &str, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
+    let c = Decoder::read(config, &MISTRAL)?;
+    for field in ["attention_bias", "mlp_bias"] {
+        config.refuse_unless(field, &false.into())?;
     }
-    let head =
-        lm::Head { scope: "lm_head", vocab: c.vocab, tied_to: c.tied.then_some("model.embed_tokens"), bias: Bias::No };
-    lm::tail(g.root(), h, positions, ("model.norm", Norm::Rms { eps: c.eps }), &head);
+    let window = masks::window(config, 4096)?;
+    masks::refuse_other_layers(config, if window.is_some() { "sliding_attention" } else { "full_attention" })?;
+    let how = Attn { mask: masks::within(window), ..c.causal() };
+    Ok(c.model(name, tensors, |l, h| layer(l, h, how, Bias::No, Bias::No))?)
 }
 
-fn layer<'g>(l: Scope<'g>, c: &Decoder, h: Value<'g>, pos: Value<'g>, rope: Rope<'g>, kv: Slot<'g>) -> Value<'g> {
-    let norm = Norm::Rms { eps: c.eps };
-    let x = norm.apply(l.at("input_layernorm"), h);
-    let h = l.add(h, attend(l.at("self_attn"), c, x, pos, rope, kv));
-    let x = norm.apply(l.at("post_attention_layernorm"), h);
-    l.add(h, mlp::gated(l.at("mlp"), x, c.inner, c.act, &Linear::to(c.hidden).bias(c.mlp_bias)))
-}
-
-fn attend<'g>(a: Scope<'g>, c: &Decoder, x: Value<'g>, pos: Value<'g>, rope: Rope<'g>, kv: Slot<'g>) -> Value<'g> {
-    let project = |name, heads| linear(a.at(name), x, &Linear::heads(heads, c.head_dim).bias(c.attention_bias));
-    let (q, k, v) = (project("q_proj", c.heads), project("k_proj", c.kv_heads), project("v_proj", c.kv_heads));
-    let (q, k) = (rotary(a, q, rope, pos), rotary(a, k, rope, pos));
-    kv.write(a, [k, v], pos);
-    let o = attention(a, q, kv, pos, c.attention);
-    linear(a.at("o_proj"), o, &Linear::to(c.hidden).bias(c.attention_bias))
+fn layer<'g>(l: Layer<'_, 'g>, h: Value<'g>, how: Attn, attention_bias: Bias, mlp_bias: Bias) -> Value<'g> {
+    let x = l.norm("input_layernorm", h);
+    let h = l.add(h, l.attend(l.heads(x, attention_bias), how, attention_bias));
+    let x = l.norm("post_attention_layernorm", h);
+    l.add(h, l.mlp(x, mlp_bias))
 }
 
 qeff_plugin_api::export_plugin!();

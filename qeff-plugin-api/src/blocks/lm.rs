@@ -16,6 +16,17 @@ pub struct Head<'a> {
     pub tied_to: Option<&'a str>,
     /// Whether a bias is added.
     pub bias: Bias,
+    /// If not 0, scores become `softcap · tanh(scores / softcap)`.
+    pub softcap: f32,
+    /// What the scores are divided by, after that.
+    pub divisor: f32,
+}
+
+impl Default for Head<'_> {
+    /// A head of its own in scope `lm_head` that puts out what it computes; the vocabulary is left to say.
+    fn default() -> Self {
+        Head { scope: "lm_head", vocab: 0, tied_to: None, bias: Bias::No, softcap: 0.0, divisor: 1.0 }
+    }
 }
 
 /// Final norm over every position, then the last position, then the head; declares the output `logits` in f32.
@@ -32,9 +43,22 @@ pub fn tail<'g>(root: Scope<'g>, h: Value<'g>, positions: Value<'g>, norm: (&str
     let table = at.weight_of_shape(table, &[head.vocab, width]);
     let linear = Op::Linear(graph::Linear::default());
     let logits = at.node(linear, &[Some(last), Some(table), bias]);
+    let logits = finish(root.at("logits"), logits, head);
     let logits = match logits.ty() {
         Some(ty) if ty.elem != Elem::F32 => root.at("logits").cast(logits, DType::F32),
         _ => logits,
     };
     root.builder().output("logits", Role::Logits, logits);
+}
+
+/// What a head does to its scores.
+fn finish<'g>(at: Scope<'g>, mut scores: Value<'g>, head: &Head<'_>) -> Value<'g> {
+    if head.softcap != 0.0 {
+        let cap = at.scalar(head.softcap);
+        scores = at.mul(at.unary("Tanh", at.div(scores, cap)), cap);
+    }
+    if head.divisor != 1.0 {
+        scores = at.div(scores, at.scalar(head.divisor));
+    }
+    scores
 }

@@ -5,15 +5,18 @@
 
 pub mod act;
 pub mod attention;
+pub mod decoder;
 pub mod embed;
 pub mod linear;
 pub mod lm;
+pub mod masks;
 pub mod mlp;
 pub mod norm;
 pub mod rope;
 
 pub use act::Activation;
 pub use attention::{Attn, attention};
+pub use decoder::{Decoder, Layer};
 pub use embed::embed;
 pub use linear::{Bias, Linear, linear};
 pub use norm::Norm;

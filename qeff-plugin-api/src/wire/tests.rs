@@ -3,9 +3,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::blocks::rope::RopeDefaults;
-use crate::blocks::{
-    Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary,
-};
+use crate::blocks::{Activation, Attn, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary};
 use crate::build::{GraphBuilder, Kv};
 use crate::config::Config;
 use crate::graph::{
@@ -118,7 +116,7 @@ fn program(name: &str, s: &Shape, index: &TensorIndex) -> Program {
         let types = vec![ty.clone(), Type::new(Elem::F32, ["seq_len".into(), 3.into()])];
         h = g.at("a/b_1").onnx_typed(op, &[None, Some(h), None], types)[0];
     }
-    let head = lm::Head { scope: "lm_head", vocab: VOCAB, tied_to: Some("m.embed"), bias: Bias::No };
+    let head = lm::Head { vocab: VOCAB, tied_to: Some("m.embed"), ..lm::Head::default() };
     lm::tail(g.root(), h, positions, ("m.norm", norm), &head);
     g.output("hidden", Role::Hidden, h);
     let mut program = g.finish().unwrap();

@@ -60,12 +60,7 @@ fn a_decoder() {
     slot.write(a, [rotary(a, part("k", 0), rope, pos), part("v", 1)], pos);
     let o = attention(a, q, slot, pos, Attn { mask: AttentionMask::Sliding(8), ..Attn::causal(0.5) });
     let h = l.add(h, o);
-    let head = lm::Head {
-        scope: "lm_head",
-        vocab: 32,
-        tied_to: Some("model.embed_tokens"),
-        bias: qeff_plugin_api::blocks::Bias::No,
-    };
+    let head = lm::Head { vocab: 32, tied_to: Some("model.embed_tokens"), ..lm::Head::default() };
     lm::tail(g.root(), h, pos, ("model.norm", Norm::Layer { eps: 1e-5 }), &head);
     let program = g.finish().unwrap();
     assert_eq!(validate(&model(vec![program.clone()]), &index), Ok(()));

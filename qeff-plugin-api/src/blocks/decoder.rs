@@ -1,0 +1,215 @@
+//! The decoder most families are a difference from: rotary positions, RMS norms, gated feed-forward, one slot a layer.
+//!
+//! What the families agree on is here: the sizes that config.json states ([`Decoder::read`]), the walk from token ids to
+//! logits around the layers ([`Decoder::model`]), and the parts of a layer ([`Layer`]). What a layer *is*, each family
+//! writes itself, in the five lines of its paper:
+//!
+//! ```ignore
+//! let x = l.norm("input_layernorm", h);
+//! let h = l.add(h, l.attend(l.heads(x, bias), how, bias));
+//! let x = l.norm("post_attention_layernorm", h);
+//! l.add(h, l.mlp(x, bias))
+//! ```
+//!
+//! So a norm more, a factor on the residual or another order of the parts is a line that stands in that family and in no
+//! other. This module has no switch for any of them.
+
+use super::rope::RopeDefaults;
+use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary};
+use crate::TensorIndex;
+use crate::build::{BuildError, GraphBuilder, Kv, Scope, Slot, Value};
+use crate::config::{Config, ConfigError};
+use crate::graph::{Embedding, Model, PositionLimit, Task};
+
+/// Scope of the embedding, and of the head where the two are one.
+const EMBEDDING: &str = "model.embed_tokens";
+
+/// The sizes of a decoder and its two ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoder {
+    /// Number of layers.
+    pub layers: u64,
+    /// Width between the layers.
+    pub hidden: u64,
+    /// Width within the feed-forward part.
+    pub inner: u64,
+    /// Query heads.
+    pub heads: u64,
+    /// Key-value heads.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Every norm.
+    pub norm: Norm,
+    /// Activation of the feed-forward part.
+    pub act: Activation,
+    /// Rotary positions.
+    pub rope: RopeConfig,
+    /// How token ids are read.
+    pub embedding: Embedding,
+    /// The projection to the vocabulary.
+    pub head: lm::Head<'static>,
+}
+
+/// What a family's config class says where the file does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Defaults {
+    /// `vocab_size`.
+    pub vocab: u64,
+    /// `intermediate_size`.
+    pub inner: u64,
+    /// `num_key_value_heads`; `None` is one for each query head, which is also what null means.
+    pub kv_heads: Option<u64>,
+    /// `head_dim`; `None` is the query heads' share of the hidden width.
+    pub head_dim: Option<u64>,
+    /// `max_position_embeddings`.
+    pub positions: u64,
+}
+
+impl Decoder {
+    /// Reads the fields that all families have, under the names they agree on.
+    ///
+    /// # Errors
+    /// If a field is missing, malformed, or does not fit another.
+    pub fn read(config: &Config, family: &Defaults) -> Result<Self, ConfigError> {
+        let hidden = config.count("hidden_size")?;
+        let heads = config.count("num_attention_heads")?;
+        let head_dim = match family.head_dim {
+            // Such a class takes null for a width, and fails.
+            Some(_) if config.mentions("head_dim") => config.count("head_dim")?,
+            Some(width) => width,
+            None => config.count_or("head_dim", hidden / heads)?,
+        };
+        let kv_heads = match family.kv_heads {
+            Some(count) if !config.mentions("num_key_value_heads") => count,
+            _ => config.count_or("num_key_value_heads", heads)?,
+        };
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(config.unsupported(
+                "num_key_value_heads",
+                format!("a divisor of num_attention_heads = {heads}, not {kv_heads}"),
+            ));
+        }
+        let positions = config.count_or("max_position_embeddings", family.positions)?;
+        let tied = config.flag_or("tie_word_embeddings", false)?;
+        Ok(Decoder {
+            layers: config.layers("num_hidden_layers")?,
+            hidden,
+            inner: config.count_or("intermediate_size", family.inner)?,
+            heads,
+            kv_heads,
+            head_dim,
+            norm: Norm::Rms { eps: config.positive_or("rms_norm_eps", 1e-6)? },
+            act: Activation::read(config, "hidden_act", Activation::Silu)?,
+            rope: RopeConfig::read(config, &RopeDefaults { head_dim, positions, base: 10_000.0, partial: false })?,
+            embedding: Embedding::default(),
+            head: lm::Head {
+                vocab: config.count_or("vocab_size", family.vocab)?,
+                tied_to: tied.then_some(EMBEDDING),
+                ..lm::Head::default()
+            },
+        })
+    }
+
+    /// Causal attention with the usual factor on query · key: one by the root of the head width.
+    pub fn causal(&self) -> Attn {
+        Attn::causal((self.head_dim as f32).powf(-0.5))
+    }
+
+    /// The language model whose layers are `layer`: from what the layer before put out to what the next one takes.
+    ///
+    /// # Errors
+    /// If the description does not fit the checkpoint.
+    pub fn model(
+        &self,
+        architecture: &str,
+        tensors: &TensorIndex,
+        layer: impl for<'g> Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>,
+    ) -> Result<Model, BuildError> {
+        let g = GraphBuilder::new("main", tensors).base_prefix("model");
+        self.walk(&g, layer);
+        Ok(Model {
+            architecture: architecture.to_owned(),
+            task: Task::CausalLm,
+            positions: Some(PositionLimit { trained: self.rope.positions, hard: false }),
+            // Old files carry the inverse frequencies that every reader computes anew.
+            stale_tensors: vec![".rotary_emb.inv_freq".into()],
+            programs: vec![g.finish()?],
+            links: vec![],
+        })
+    }
+
+    fn walk<'g>(&self, g: &'g GraphBuilder<'g>, layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>) {
+        let (ids, positions) = (g.tokens(), g.positions());
+        let kv = g.kv_all(self.layers, Kv::full(self.kv_heads, self.head_dim));
+        let rope = Rope::table(g.at("model"), &self.rope);
+        let mut h = embed(g.at(EMBEDDING), ids, [self.head.vocab, self.hidden], self.embedding.clone());
+        for (index, &slot) in kv.iter().enumerate() {
+            let scope = g.at("model").at(("layers", index as u64));
+            h = layer(Layer { index, decoder: self, scope, positions, rope, slot }, h);
+        }
+        lm::tail(g.root(), h, positions, ("model.norm", self.norm), &self.head);
+    }
+}
+
+/// One layer: its place, and all it reads beside the hidden states. Its methods are the parts a layer is made of.
+#[derive(Clone, Copy)]
+pub struct Layer<'c, 'g> {
+    /// Number of the layer, from 0.
+    pub index: usize,
+    decoder: &'c Decoder,
+    scope: Scope<'g>,
+    positions: Value<'g>,
+    rope: Rope<'g>,
+    slot: Slot<'g>,
+}
+
+/// What attention works on: queries, keys and values, `[B, S, heads, width]` each.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)] // the names say it
+pub struct Heads<'g> {
+    pub q: Value<'g>,
+    pub k: Value<'g>,
+    pub v: Value<'g>,
+}
+
+impl<'g> Layer<'_, 'g> {
+    /// The decoder's norm, with the weight that this layer calls `name`.
+    pub fn norm(self, name: &str, x: Value<'g>) -> Value<'g> {
+        self.decoder.norm.apply(self.scope.at(name), x)
+    }
+
+    /// The projections `q_proj`, `k_proj`, `v_proj` of `self_attn`.
+    pub fn heads(self, x: Value<'g>, bias: Bias) -> Heads<'g> {
+        let Decoder { heads, kv_heads, head_dim, .. } = *self.decoder;
+        let a = self.scope.at("self_attn");
+        let project = |name, heads| linear(a.at(name), x, &Linear::heads(heads, head_dim).bias(bias));
+        Heads { q: project("q_proj", heads), k: project("k_proj", kv_heads), v: project("v_proj", kv_heads) }
+    }
+
+    /// Turns queries and keys by their positions, keeps keys and values, attends to all that is kept, and brings the
+    /// answer back to the hidden width by `self_attn.o_proj`.
+    pub fn attend(self, Heads { q, k, v }: Heads<'g>, how: Attn, bias: Bias) -> Value<'g> {
+        let (a, positions) = (self.scope.at("self_attn"), self.positions);
+        let (q, k) = (rotary(a, q, self.rope, positions), rotary(a, k, self.rope, positions));
+        self.slot.write(a, [k, v], positions);
+        let o = attention(a, q, self.slot, positions, how);
+        linear(a.at("o_proj"), o, &Linear::to(self.decoder.hidden).bias(bias))
+    }
+
+    /// The gated feed-forward part `mlp`.
+    pub fn mlp(self, x: Value<'g>, bias: Bias) -> Value<'g> {
+        let Decoder { hidden, inner, act, .. } = *self.decoder;
+        mlp::gated(self.scope.at("mlp"), x, inner, act, &Linear::to(hidden).bias(bias))
+    }
+
+    /// `a + b`.
+    pub fn add(self, a: Value<'g>, b: Value<'g>) -> Value<'g> {
+        self.scope.add(a, b)
+    }
+
+    /// `x · factor`.
+    pub fn scale(self, x: Value<'g>, factor: f32) -> Value<'g> {
+        self.scope.scale(x, factor)
+    }
+}
