@@ -3,10 +3,11 @@
 //! One description; what differs between the two stands in [`config::Decoder`].
 
 mod config;
+mod gguf;
 
 use config::Decoder;
 use qeff_plugin_api::blocks::{Bias, Linear, Norm, Rope, attention, embed, linear, lm, mlp, rotary};
-use qeff_plugin_api::build::{GraphBuilder, Kv, Scope, Slot, Value};
+use qeff_plugin_api::build::{GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
 use qeff_plugin_api::graph::{Embedding, Model, PositionLimit, Task};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
@@ -22,7 +23,9 @@ impl Architecture for Llama {
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {
         let c = Decoder::read(&request.config)?;
-        let g = GraphBuilder::new("main", &request.tensors).base_prefix("model");
+        let of_layer = gguf::of_layer(&c);
+        let names = GgufNames { modules: gguf::MODULES, layers: "model.layers", of_layer: &of_layer };
+        let g = GraphBuilder::new("main", &request.tensors).base_prefix("model").gguf(&names);
         decoder(&g, &c);
         Ok(Model {
             architecture: c.architecture.to_owned(),
