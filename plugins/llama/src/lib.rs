@@ -1,6 +1,6 @@
 //! The llama family: LlamaForCausalLM and MistralForCausalLM.
 //!
-//! One description; what differs between the two stands in [`config::Decoder`].
+//! One description; what differs between the two stands in `config::Decoder`.
 
 mod config;
 mod gguf;

@@ -84,12 +84,13 @@ fn program(name: &str, s: &Shape, index: &TensorIndex) -> Program {
     let config = Config::parse(r#"{"rope_theta": 10000.0}"#).unwrap();
     let defaults = RopeDefaults { head_dim: HEAD, positions: 64, base: 1e4, partial: false };
     let table = Rope::table(g.at("m"), &RopeConfig::read(&config, &defaults).unwrap());
-    let mut h = embed(g.at("m.embed"), ids, Embedding::default());
+    let hidden = s.kv_heads * s.group * HEAD;
+    let mut h = embed(g.at("m.embed"), ids, [VOCAB, hidden], Embedding::default());
     if s.learned_positions {
         let learned = Embedding { negative: NegativeIds::Zero, offset: 2, ..Embedding::default() };
-        h = g.at("m").add(h, embed(g.at("m.pos"), positions, learned));
+        h = g.at("m").add(h, embed(g.at("m.pos"), positions, [64, hidden], learned));
     }
-    let spec = |heads| Linear::heads(heads).bias(s.bias);
+    let spec = |heads| Linear { heads, ..Linear::default() }.bias(s.bias);
     for (i, &slot) in (0..).zip(&kv) {
         let l = g.at("m").at(("layers", i));
         let x = norm.apply(l.at("norm"), h);
@@ -103,7 +104,7 @@ fn program(name: &str, s: &Shape, index: &TensorIndex) -> Program {
         let mask = if s.sliding { AttentionMask::Sliding(3) } else { AttentionMask::Causal };
         let o = attention(a, q, slot, positions, Attn { mask, ..Attn::causal(0.5) });
         h = l.add(h, linear(a.at("o"), o, &spec(0)));
-        h = l.add(h, mlp::plain(l.at("mlp"), h, ["up", "down"], s.activation, &spec(0)));
+        h = l.add(h, mlp::plain(l.at("mlp"), h, hidden, ["up", "down"], s.activation, &spec(0)));
     }
     if s.stated_node
         && let Some(ty) = h.ty()
@@ -117,7 +118,7 @@ fn program(name: &str, s: &Shape, index: &TensorIndex) -> Program {
         let types = vec![ty.clone(), Type::new(Elem::F32, ["seq_len".into(), 3.into()])];
         h = g.at("a/b_1").onnx_typed(op, &[None, Some(h), None], types)[0];
     }
-    let head = lm::Head { scope: "lm_head", tied_to: Some("m.embed"), bias: Bias::No };
+    let head = lm::Head { scope: "lm_head", vocab: VOCAB, tied_to: Some("m.embed"), bias: Bias::No };
     lm::tail(g.root(), h, positions, ("m.norm", norm), &head);
     g.output("hidden", Role::Hidden, h);
     let mut program = g.finish().unwrap();

@@ -44,7 +44,10 @@ impl Architecture for Bag {
         let g = GraphBuilder::new("main", &request.tensors);
         let ids = g.tokens();
         g.input("attention_mask", Role::Mask, Elem::Act, ["batch_size".into(), "seq_len".into()]);
-        g.output("hidden", Role::Hidden, embed(g.at("table"), ids, Embedding::default()));
+        // As many words as the checkpoint has.
+        let rows = request.tensors.get("table.weight").and_then(|table| table.shape.first().copied()).unwrap_or(0);
+        let words = embed(g.at("table"), ids, [rows, width], Embedding::default());
+        g.output("hidden", Role::Hidden, words);
         Ok(Model {
             architecture: "BagModel".into(),
             task: Task::Encoder,
