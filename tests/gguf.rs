@@ -24,7 +24,7 @@ fn expected(name: &str) -> Result<Value> {
 
 fn for_each(check: impl Fn(&str) -> Result<()>) {
     let names = models();
-    assert!(names.len() > 0, "{names:?}");
+    assert!(names.len() > 15, "{names:?}");
     let failures: Vec<_> =
         names.iter().filter_map(|name| check(name).err().map(|error| format!("{name}: {error:#}"))).collect();
     assert!(failures.is_empty(), "{} of {} fixtures:\n{}", failures.len(), names.len(), failures.join("\n"));
