@@ -112,9 +112,9 @@ pub(super) fn read(file: &Path, header: &Header<'_>) -> Result<Option<(tokenizer
         }
     }
     let (tokenizer, bos) = if pieces {
-        (source.from_pieces(&tokens, &kinds, &config)?, true)
+        (source.piece_tokenizer(&tokens, &kinds, &config)?, true)
     } else {
-        source.from_merges(&tokens, &kinds, &mut config)?
+        source.byte_tokenizer(&tokens, &kinds, &mut config)?
     };
     let known = config.roles.contains_key("bos_token");
     config.add_bos_token = Some(source.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(bos && known));
@@ -198,7 +198,12 @@ impl<'s> Source<'s> {
         Ok(templates)
     }
 
-    fn from_pieces(&self, tokens: &[&str], kinds: &[i32], config: &Config) -> Result<tokenizers::Tokenizer, TextError> {
+    fn piece_tokenizer(
+        &self,
+        tokens: &[&str],
+        kinds: &[i32],
+        config: &Config,
+    ) -> Result<tokenizers::Tokenizer, TextError> {
         let key = "tokenizer.ggml.scores";
         let read = |score: Value<'_>| score.as_f64().map(|score| score as f32);
         let scores = self.per_token(key, tokens.len(), &format!("a list of {} scores", tokens.len()), read)?;
@@ -210,7 +215,7 @@ impl<'s> Source<'s> {
     }
 
     /// A byte-level vocabulary, and whether a BOS goes in front of a text where the file does not say.
-    fn from_merges(
+    fn byte_tokenizer(
         &self,
         tokens: &[&str],
         kinds: &[i32],
