@@ -1,4 +1,4 @@
-//! A checkpoint as it lies in a folder: config, generation defaults, weights, tokenizer.
+//! A checkpoint as it lies in a folder, or in one GGUF file: config, generation defaults, weights, tokenizer.
 //!
 //! The parts are optional to different verbs (an export needs no tokenizer, a run by ids needs none either), so each is
 //! opened when it is asked for, and complains then.
@@ -8,41 +8,51 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fs_err as fs;
+use qeff_core::weights::gguf::Header;
 use qeff_core::weights::{Checkpoint as Weights, CheckpointError};
 use qeff_plugin_api::config::Config;
 use serde_json::Value as Json;
 
+use crate::gguf;
 use crate::text::Tokenizer;
 
 /// Largest config file that is read: the hub's are a few kilobytes.
 const MAX_CONFIG: u64 = 16 << 20;
 
-/// A folder with a checkpoint.
+/// A folder with a checkpoint, or a GGUF file.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The folder.
+    /// The folder, or the file.
     pub dir: PathBuf,
     /// config.json.
     pub config: Config,
     /// Weight files.
     pub weights: Weights,
     eos: Vec<u32>,
+    /// Tensors that are part of the config, not of the model.
+    consumed: Vec<String>,
 }
 
 impl Checkpoint {
-    /// Opens the config and the weights of `dir`.
+    /// Opens the config and the weights of `dir`, a folder or a GGUF file.
     ///
     /// # Errors
     /// If either is missing or malformed.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.exists() {
             bail!(
-                "there is no checkpoint at {}: give the folder that holds config.json and the weights",
+                "there is no checkpoint at {}: give the folder that holds config.json and the weights, or a .gguf file",
                 dir.display()
             );
         }
+        if is_gguf(dir) {
+            return Self::open_gguf(dir);
+        }
         if !dir.is_dir() {
-            bail!("{} is a file: give the folder that holds config.json and the weights", dir.display());
+            bail!(
+                "{} is a file: give the folder that holds config.json and the weights, or a .gguf file",
+                dir.display()
+            );
         }
         let text = read_json_text(&dir.join("config.json"))?
             .with_context(|| format!("{} has no config.json: is it a checkpoint folder?", dir.display()))?;
@@ -65,7 +75,22 @@ impl Checkpoint {
             }
             _ => error.into(),
         })?;
-        Ok(Checkpoint { dir: dir.to_owned(), config, weights, eos })
+        Ok(Checkpoint { dir: dir.to_owned(), config, weights, eos, consumed: vec![] })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let weights = Weights::open_gguf(path)?;
+        let read = || -> Result<_> {
+            let from = gguf::read(&header(&weights)?, &weights)?;
+            Ok((Config::parse(&from.config.to_string())?, from))
+        };
+        let (config, from) = read().with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Checkpoint { dir: path.to_owned(), config, weights, eos: from.eos, consumed: from.consumed })
+    }
+
+    /// Whether a stored tensor is part of the config, so that a model need not read it.
+    pub fn consumes(&self, tensor: &str) -> bool {
+        self.consumed.iter().any(|name| name == tensor)
     }
 
     /// Ids that end a sequence.
@@ -79,6 +104,9 @@ impl Checkpoint {
     /// If there is none, or it is malformed.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         self.opt_tokenizer()?.with_context(|| {
+            if !self.dir.is_dir() {
+                return format!("{} has no vocabulary, so text cannot be encoded: give ids with --prompt-ids", self.dir.display());
+            }
             format!(
                 "{} has no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt), so text cannot be \
                  encoded: add one, or give ids with --prompt-ids",
@@ -92,7 +120,10 @@ impl Checkpoint {
     /// # Errors
     /// If it is malformed.
     pub fn opt_tokenizer(&self) -> Result<Option<Tokenizer>> {
-        Ok(Tokenizer::open(&self.dir)?)
+        if self.dir.is_dir() {
+            return Ok(Tokenizer::open(&self.dir)?);
+        }
+        Ok(Tokenizer::from_gguf(&self.dir, &header(&self.weights)?)?)
     }
 }
 
@@ -101,6 +132,21 @@ fn is_lfs_pointer(path: &Path) -> bool {
     const BEGINNING: &[u8] = b"version https://git-lfs.github.com/";
     let mut head = [0; BEGINNING.len()];
     fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok_and(|()| head == *BEGINNING)
+}
+
+/// Whether a path leads to a GGUF file: by its name, or by its first bytes where a cache calls it by a hash.
+fn is_gguf(path: &Path) -> bool {
+    let marked = || {
+        let mut mark = [0; 4];
+        fs::File::open(path).and_then(|mut file| file.read_exact(&mut mark)).is_ok() && &mark == b"GGUF"
+    };
+    path.is_file() && (path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) || marked())
+}
+
+/// The header of the GGUF file that `weights` are.
+fn header(weights: &Weights) -> Result<Header<'_>> {
+    let file = weights.files().first().context("a GGUF file has one file")?;
+    Ok(Header::read(file.mapping().all())?)
 }
 
 /// The text of a JSON file, `None` if there is no such file.

@@ -95,8 +95,11 @@ fn unused_tensors(checkpoint: &Checkpoint, model: &Model) -> Option<String> {
     let stale = |name: &str| model.stale_tensors.iter().any(|ending| format!(".{name}").ends_with(ending.as_str()));
     let readable = checkpoint.weights.index().iter().map(|(name, _)| name);
     let unreadable = checkpoint.weights.unsupported().map(|(name, _)| name);
-    let unused: Vec<String> =
-        readable.chain(unreadable).filter(|name| !used.contains(name) && !stale(name)).map(str::to_owned).collect();
+    let unused: Vec<String> = readable
+        .chain(unreadable)
+        .filter(|name| !used.contains(name) && !stale(name) && !checkpoint.consumes(name))
+        .map(str::to_owned)
+        .collect();
     (!unused.is_empty()).then(|| {
         let tensors = if unused.len() == 1 {
             "1 stored tensor is".to_owned()

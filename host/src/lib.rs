@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod describe;
 pub mod generate;
+mod gguf;
 pub mod plugins;
 pub mod prepare;
 pub mod runtime;

@@ -17,6 +17,7 @@ mod charsmap;
 pub mod chat;
 mod config;
 mod error;
+mod gguf;
 mod sentencepiece;
 pub mod stream;
 pub mod tokenizer;

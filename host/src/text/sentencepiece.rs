@@ -121,6 +121,26 @@ pub(super) fn convert(file: &Path, bytes: &[u8], options: Options) -> Result<Con
         };
         refuse("the document", &e, "a SentencePiece model (protobuf)", hint)
     })?;
+    convert_model(file, model, options)
+}
+
+/// Pieces that come from elsewhere than a SentencePiece file: text, score, and kind by SentencePiece's number.
+pub(super) fn convert_pieces(
+    file: &Path,
+    pieces: impl Iterator<Item = (String, f32, i32)>,
+    options: Options,
+) -> Result<Converted, TextError> {
+    let pieces = pieces.map(|(piece, score, kind)| Piece { piece: Some(piece), score: Some(score), kind: Some(kind) });
+    let trainer = TrainerSpec { model_type: Some(2), ..TrainerSpec::default() };
+    let normalizer = NormalizerSpec { remove_extra_whitespaces: Some(false), ..NormalizerSpec::default() };
+    let model = ModelProto { pieces: pieces.collect(), trainer: Some(trainer), normalizer: Some(normalizer) };
+    convert_model(file, model, options)
+}
+
+fn convert_model(file: &Path, model: ModelProto, options: Options) -> Result<Converted, TextError> {
+    let refuse = |field: &str, found: &dyn std::fmt::Display, expected: &str, hint: &str| {
+        TextError::malformed(file, field, found, expected, hint)
+    };
     let vocabulary = Vocabulary::check(file, &model)?;
     let trainer = model.trainer.unwrap_or_default();
     let normalizer = model.normalizer.unwrap_or_default();

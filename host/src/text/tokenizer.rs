@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use qeff_core::weights::gguf::Header;
 use serde::Deserialize;
 use serde_json::json;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -20,7 +21,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Decoder, DecoderWrapper, PreTokenizerWrapper};
 
 use super::config::{self, Config, ROLES, Special, TemplateSource};
-use super::{ChatTemplate, TextError, charsmap, sentencepiece};
+use super::{ChatTemplate, TextError, charsmap, gguf, sentencepiece};
 
 /// Largest vocabulary file read, in bytes. The largest published ones have about 35 MiB.
 const MAX_VOCABULARY: u64 = 512 << 20;
@@ -52,7 +53,7 @@ impl Tokenizer {
         let [json, model, vocab, merges] = config::sources(dir);
         let read = |path: &Path| config::read_bytes(path, MAX_VOCABULARY);
         let mut config = Config::open(dir)?;
-        let (file, mut inner) = if let Some(bytes) = read(&json)? {
+        let (file, inner) = if let Some(bytes) = read(&json)? {
             (json.clone(), parse_json(&json, &bytes)?)
         } else if let Some(bytes) = read(&model)? {
             (model.clone(), from_sentencepiece(&model, &bytes, &mut config)?)
@@ -61,14 +62,45 @@ impl Tokenizer {
         } else {
             return Ok(None);
         };
+        let bare_model = file.extension().is_some_and(|e| e == "model");
+        let gpt2_files = file.ends_with("vocab.json");
+        let class = config.tokenizer_class.as_deref().unwrap_or_default();
+        let class = class.strip_suffix("Fast").unwrap_or(class);
+        let follows_flags =
+            ["LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"].contains(&class);
+        let framed = follows_flags || bare_model || gpt2_files && config.add_bos_token == Some(true);
+        Self::adopted(inner, dir, file, config, framed).map(Some)
+    }
+
+    /// The tokenizer inside the GGUF file at `file`; `None` when it carries none.
+    ///
+    /// # Errors
+    ///
+    /// A vocabulary that contradicts itself, or of a kind that is not known.
+    pub fn from_gguf(file: &Path, header: &Header<'_>) -> Result<Option<Tokenizer>, TextError> {
+        let Some((inner, config)) = gguf::read(file, header)? else { return Ok(None) };
+        let dir = file.parent().unwrap_or(Path::new(""));
+        Self::adopted(inner, dir, file.to_owned(), config, true).map(Some)
+    }
+
+    /// Side effects of loading; `framed` if two flags of the config, not the file itself, say what stands around a text.
+    fn adopted(
+        mut inner: tokenizers::Tokenizer,
+        dir: &Path,
+        file: PathBuf,
+        config: Config,
+        framed: bool,
+    ) -> Result<Tokenizer, TextError> {
         guarded(|| adopt(&mut inner, &config)).map_err(|e| {
             TextError::malformed(&file, "the added tokens", e, "tokens the vocabulary can take", RESAVE)
         })?;
         let byte_fallback =
             inner.get_decoder().is_some_and(|d| any_step(d, &|d| matches!(d, DecoderWrapper::ByteFallback(_))));
         let mut tokenizer = Tokenizer { inner, dir: dir.to_owned(), file, config, byte_fallback };
-        tokenizer.frame_as_class_says()?;
-        Ok(Some(tokenizer))
+        if framed {
+            tokenizer.frame_as_flags_say()?;
+        }
+        Ok(tokenizer)
     }
 
     /// The ids of `text`; with `add_special_tokens`, also what the checkpoint puts around it (usually a BOS in front).
@@ -204,16 +236,7 @@ impl Tokenizer {
     }
 
     /// Some classes of transformers ignore what `tokenizer.json` puts around a text and follow two flags instead.
-    fn frame_as_class_says(&mut self) -> Result<(), TextError> {
-        let class = self.config.tokenizer_class.as_deref().unwrap_or_default();
-        let class = class.strip_suffix("Fast").unwrap_or(class);
-        let follows_flags =
-            ["LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"].contains(&class);
-        let bare_model = self.file.extension().is_some_and(|e| e == "model");
-        let gpt2_files = self.file.ends_with("vocab.json");
-        if !(follows_flags || bare_model || gpt2_files && self.config.add_bos_token == Some(true)) {
-            return Ok(());
-        }
+    fn frame_as_flags_say(&mut self) -> Result<(), TextError> {
         let frame = |flag: Option<bool>, default: bool, field: &str, role: &str| {
             if !flag.unwrap_or(default) {
                 return Ok(None);

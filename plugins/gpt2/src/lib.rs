@@ -7,7 +7,7 @@ mod config;
 use config::Decoder;
 use qeff_plugin_api::blocks::linear::Rows;
 use qeff_plugin_api::blocks::{Attn, Linear, attention, embed, linear, lm, mlp};
-use qeff_plugin_api::build::{GraphBuilder, Kv, Scope, Slot, Value};
+use qeff_plugin_api::build::{GgufLayout, GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
 use qeff_plugin_api::graph::{Embedding, Model, NegativeIds, PositionLimit, Task};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
@@ -15,6 +15,25 @@ use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 pub struct Gpt2;
 
 qeff_plugin_api::register!(architecture: Gpt2);
+
+/// How GGUF files call the tensors of the family.
+const GGUF: GgufNames<'_> = GgufNames {
+    modules: &[
+        ("transformer.wte", "token_embd"),
+        ("transformer.wpe", "position_embd"),
+        ("transformer.ln_f", "output_norm"),
+        ("lm_head", "output"),
+    ],
+    layers: "transformer.h",
+    of_layer: &[
+        ("ln_1", "attn_norm", GgufLayout::Same),
+        ("attn.c_attn", "attn_qkv", GgufLayout::Transposed),
+        ("attn.c_proj", "attn_output", GgufLayout::Transposed),
+        ("ln_2", "ffn_norm", GgufLayout::Same),
+        ("mlp.c_fc", "ffn_up", GgufLayout::Transposed),
+        ("mlp.c_proj", "ffn_down", GgufLayout::Transposed),
+    ],
+};
 
 impl Architecture for Gpt2 {
     fn names(&self) -> Vec<&str> {
@@ -24,7 +43,7 @@ impl Architecture for Gpt2 {
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {
         let c = Decoder::read(&request.config)?;
         // The hub's own files are saved from the base model, without `transformer.`.
-        let g = GraphBuilder::new("main", &request.tensors).base_prefix("transformer");
+        let g = GraphBuilder::new("main", &request.tensors).base_prefix("transformer").gguf(&GGUF);
         decoder(&g, &c);
         Ok(Model {
             architecture: "GPT2LMHeadModel".into(),

@@ -9,7 +9,8 @@ use qeff_plugin_api::config::{Config, ConfigError};
 use qeff_plugin_api::graph::Model;
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
-const DEFAULTS: Defaults = Defaults { vocab: 32_000, inner: 11_008, kv_heads: None, head_dim: None, positions: 2048 };
+const DEFAULTS: Defaults =
+    Defaults { vocab: 32_000, inner: 11_008, kv_heads: None, head_dim: None, positions: 2048, gguf_pairs: true };
 
 /// The family.
 pub struct Granite;

@@ -8,7 +8,8 @@ use qeff_plugin_api::build::Value;
 use qeff_plugin_api::graph::Model;
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
-const LLAMA: Defaults = Defaults { vocab: 32_000, inner: 11_008, kv_heads: None, head_dim: None, positions: 2048 };
+const LLAMA: Defaults =
+    Defaults { vocab: 32_000, inner: 11_008, kv_heads: None, head_dim: None, positions: 2048, gguf_pairs: true };
 const MISTRAL: Defaults = Defaults { inner: 14_336, kv_heads: Some(8), positions: 131_072, ..LLAMA };
 
 /// The family.

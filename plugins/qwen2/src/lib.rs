@@ -7,8 +7,14 @@ use qeff_plugin_api::blocks::{Attn, Bias, masks};
 use qeff_plugin_api::graph::Model;
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
-const DEFAULTS: Defaults =
-    Defaults { vocab: 151_936, inner: 22_016, kv_heads: Some(32), head_dim: None, positions: 32_768 };
+const DEFAULTS: Defaults = Defaults {
+    vocab: 151_936,
+    inner: 22_016,
+    kv_heads: Some(32),
+    head_dim: None,
+    positions: 32_768,
+    gguf_pairs: false,
+};
 
 /// The family.
 pub struct Qwen2;

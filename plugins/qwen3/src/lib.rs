@@ -8,8 +8,14 @@ use qeff_plugin_api::blocks::{Attn, Bias, masks};
 use qeff_plugin_api::graph::Model;
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
-const DEFAULTS: Defaults =
-    Defaults { vocab: 151_936, inner: 22_016, kv_heads: Some(32), head_dim: Some(128), positions: 32_768 };
+const DEFAULTS: Defaults = Defaults {
+    vocab: 151_936,
+    inner: 22_016,
+    kv_heads: Some(32),
+    head_dim: Some(128),
+    positions: 32_768,
+    gguf_pairs: false,
+};
 
 /// The family.
 pub struct Qwen3;

@@ -1,10 +1,13 @@
-//! A Hugging Face checkpoint: one safetensors file, or shards with an index beside them.
+//! A checkpoint: one safetensors file, shards with an index beside them, or one GGUF file.
 //!
 //! Opening reads headers only, so a checkpoint of any size opens in milliseconds; every statement a file makes about
 //! itself is checked here, once, so that reading later is arithmetic. A tensor of a type we cannot compute with (fp8,
 //! say) is refused when somebody uses it: a checkpoint may carry tensors that no description asks for.
 //!
-//! This module does not know what tensors are for, nor any format but safetensors.
+//! Quantised blocks are decoded when they are lent: to whoever reads, such a tensor is one of f32 that does not lie
+//! anywhere.
+//!
+//! This module does not know what tensors are for.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +17,7 @@ use std::sync::Arc;
 
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
+use super::gguf::{self, BlockType, GgufError, Storage};
 use super::safetensors::{HeaderError, read_header};
 use super::source::{SourceError, TensorSource};
 use crate::mapping::{Mapping, MappingError};
@@ -73,6 +77,15 @@ pub enum CheckpointError {
         /// What is wrong with it.
         #[source]
         error: HeaderError,
+    },
+    /// A GGUF file that contradicts itself.
+    #[error("{}: {error}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        error: GgufError,
     },
     /// The index is not what an index is.
     #[error("{}: {why}", path.display())]
@@ -168,6 +181,8 @@ impl TensorView<'_> {
 struct Place {
     file: usize,
     range: Range<u64>,
+    /// The quantised blocks that the bytes are, if they are no plain numbers.
+    blocks: Option<BlockType>,
 }
 
 #[derive(Debug)]
@@ -244,13 +259,42 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Opens the checkpoint that the GGUF file at `path` is. Tensors keep the names of the file; those in quantised blocks
+    /// are indexed as f32.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`].
+    pub fn open_gguf(path: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
+        let path = path.into();
+        let mapping = Arc::new(Mapping::open(&path)?);
+        let header =
+            gguf::Header::read(mapping.all()).map_err(|error| CheckpointError::Gguf { path: path.clone(), error })?;
+        let mut checkpoint = Self::empty();
+        for tensor in header.tensors {
+            let name = tensor.name.to_owned();
+            let (dtype, blocks) = match tensor.storage {
+                Storage::Plain(dtype) => (dtype, None),
+                Storage::Blocks(blocks) => (DType::F32, Some(blocks)),
+                Storage::Opaque(_) | Storage::Unknown(_) => {
+                    let dtype = tensor.storage.name();
+                    checkpoint.unsupported.insert(name, Unsupported { file: 0, dtype });
+                    continue;
+                }
+            };
+            checkpoint.index.insert(name.clone(), TensorInfo { dtype, shape: tensor.shape });
+            checkpoint.places.insert(name, Place { file: 0, range: tensor.range, blocks });
+        }
+        mapping.release(0..mapping.len());
+        checkpoint.files.push(CheckpointFile { mapping });
+        Ok(checkpoint)
+    }
+
+    fn empty() -> Self {
+        Self { files: vec![], index: TensorIndex::new(), places: BTreeMap::new(), unsupported: BTreeMap::new() }
+    }
+
     fn load(paths: &[PathBuf]) -> Result<Self, CheckpointError> {
-        let mut checkpoint = Self {
-            files: Vec::with_capacity(paths.len()),
-            index: TensorIndex::new(),
-            places: BTreeMap::new(),
-            unsupported: BTreeMap::new(),
-        };
+        let mut checkpoint = Self::empty();
         for (file, path) in paths.iter().enumerate() {
             let mapping = Arc::new(Mapping::open(path)?);
             let entries =
@@ -264,7 +308,7 @@ impl Checkpoint {
                 match entry.dtype {
                     Ok(dtype) => {
                         checkpoint.index.insert(entry.name.clone(), TensorInfo { dtype, shape: entry.shape });
-                        checkpoint.places.insert(entry.name, Place { file, range: entry.range });
+                        checkpoint.places.insert(entry.name, Place { file, range: entry.range, blocks: None });
                     }
                     Err(dtype) => {
                         checkpoint.unsupported.insert(entry.name, Unsupported { file, dtype });
@@ -286,9 +330,13 @@ impl Checkpoint {
         &self.index
     }
 
-    /// Where the tensor `name` lies; `None` also for one of an unsupported type.
+    /// Where the tensor `name` lies as the numbers that the index says it has; `None` also for one of an unsupported type,
+    /// and for one that has to be decoded.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let (info, place) = (self.index.get(name)?, self.places.get(name)?);
+        if place.blocks.is_some() {
+            return None;
+        }
         Some(TensorView {
             dtype: info.dtype,
             shape: &info.shape,
@@ -313,14 +361,32 @@ impl Checkpoint {
         self.files.iter().map(|file| file.mapping.len()).sum()
     }
 
-    /// Bytes of the elements `elements` of `name` within its file.
-    fn locate(&self, name: &str, elements: &Range<u64>) -> Option<(&Mapping, Range<u64>)> {
+    /// Where the elements `elements` of `name` lie: whole blocks, if it has any.
+    fn locate(&self, name: &str, elements: &Range<u64>) -> Option<Located<'_>> {
         let (info, place) = (self.index.get(name)?, self.places.get(name)?);
-        let size = info.dtype.size() as u64;
-        let start = place.range.start.checked_add(elements.start.checked_mul(size)?)?;
-        let end = place.range.start.checked_add(elements.end.checked_mul(size)?)?;
-        (start <= end && end <= place.range.end).then(|| (&*self.files[place.file].mapping, start..end))
+        let (per_block, size) = match place.blocks {
+            None => (1, info.dtype.size() as u64),
+            Some(blocks) => blocks.sizes(),
+        };
+        let first = elements.start / per_block;
+        let start = place.range.start.checked_add(first.checked_mul(size)?)?;
+        let end = place.range.start.checked_add(elements.end.div_ceil(per_block).checked_mul(size)?)?;
+        (elements.start <= elements.end && start <= end && end <= place.range.end).then(|| Located {
+            mapping: &self.files[place.file].mapping,
+            bytes: start..end,
+            blocks: place.blocks,
+            before: elements.start - first * per_block,
+        })
     }
+}
+
+/// Bytes that hold a range of elements.
+struct Located<'a> {
+    mapping: &'a Mapping,
+    bytes: Range<u64>,
+    blocks: Option<BlockType>,
+    /// Elements of the first block in front of the range.
+    before: u64,
 }
 
 impl TensorSource for Checkpoint {
@@ -338,17 +404,23 @@ impl TensorSource for Checkpoint {
 
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
         let info = self.info(name)?;
-        let Some((mapping, range)) = self.locate(name, &elements) else {
+        let Some(Located { mapping, bytes, blocks, before }) = self.locate(name, &elements) else {
             let count = info.shape.iter().product();
             return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
         };
-        let bytes = mapping.bytes(range);
-        bytes.map(Cow::Borrowed).map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() })
+        let bytes =
+            mapping.bytes(bytes).map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() })?;
+        Ok(match blocks {
+            None => Cow::Borrowed(bytes),
+            Some(blocks) => {
+                Cow::Owned(blocks.decode_run(bytes, before as usize, (elements.end - elements.start) as usize))
+            }
+        })
     }
 
     fn release(&self, name: &str, elements: Range<u64>) {
-        if let Some((mapping, range)) = self.locate(name, &elements) {
-            mapping.release(range);
+        if let Some(Located { mapping, bytes, .. }) = self.locate(name, &elements) {
+            mapping.release(bytes);
         }
     }
 }

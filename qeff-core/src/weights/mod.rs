@@ -11,6 +11,7 @@ mod checkpoint;
 mod convert;
 mod error;
 mod eval;
+pub mod gguf;
 mod kernel;
 mod plan;
 mod region;

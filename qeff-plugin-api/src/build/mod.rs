@@ -8,9 +8,11 @@
 //! mistake, caught where it enters.
 
 mod error;
+mod gguf;
 mod slot;
 
 pub use error::{BuildError, BuildErrorKind};
+pub use gguf::{GgufLayout, GgufNames};
 pub use slot::{Kv, Slot};
 
 use std::cell::RefCell;
@@ -24,6 +26,8 @@ pub struct GraphBuilder<'r> {
     index: &'r TensorIndex,
     /// Prefix of the base model that this checkpoint's names lack, with its dot.
     absent_prefix: Option<String>,
+    /// Set if this checkpoint is a GGUF file.
+    gguf: Option<&'r GgufNames<'r>>,
     state: RefCell<State>,
 }
 
@@ -79,7 +83,7 @@ impl<'r> GraphBuilder<'r> {
         let mut program = Program::new(program);
         program.intern_scope("");
         let state = RefCell::new(State { program, versions: vec![], error: None });
-        GraphBuilder { index, absent_prefix: None, state }
+        GraphBuilder { index, absent_prefix: None, gguf: None, state }
     }
 
     /// Says that tensors live under `prefix`, except in files saved from the base model alone, which leave it out: if no
@@ -87,6 +91,12 @@ impl<'r> GraphBuilder<'r> {
     pub fn base_prefix(mut self, prefix: &str) -> Self {
         let prefix = format!("{prefix}.");
         self.absent_prefix = (!self.index.has_prefix(&prefix)).then_some(prefix);
+        self
+    }
+
+    /// Says how GGUF files call the tensors; without effect on other checkpoints.
+    pub fn gguf(mut self, names: &'r GgufNames<'r>) -> Self {
+        self.gguf = GgufNames::fit(self.index).then_some(names);
         self
     }
 
@@ -104,7 +114,13 @@ impl<'r> GraphBuilder<'r> {
 
     /// Whether the checkpoint has the tensor `name` (with the base model's prefix).
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.index.contains(self.stored_name(name))
+        self.stored(name).shape(self.index).is_ok()
+    }
+
+    /// A tensor by the name that the description uses.
+    fn stored(&self, name: &str) -> WeightExpr {
+        let elsewhere = self.gguf.and_then(|names| names.expr(name, self.index));
+        elsewhere.unwrap_or_else(|| WeightExpr::tensor(self.stored_name(name)))
     }
 
     fn stored_name<'n>(&self, name: &'n str) -> &'n str {
@@ -241,7 +257,7 @@ impl<'g> Scope<'g> {
 
     /// A stored tensor by its full name as an expression.
     pub(crate) fn named_tensor(self, name: &str) -> WeightExpr {
-        WeightExpr::tensor(self.builder.stored_name(name))
+        self.builder.stored(name)
     }
 
     /// The value of a weight expression.

@@ -14,10 +14,12 @@
 //! So a norm more, a factor on the residual or another order of the parts is a line that stands in that family and in no
 //! other. This module has no switch for any of them.
 
+mod gguf;
+
 use super::rope::RopeDefaults;
 use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary};
 use crate::TensorIndex;
-use crate::build::{BuildError, GraphBuilder, Kv, Scope, Slot, Value};
+use crate::build::{BuildError, GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
 use crate::config::{Config, ConfigError};
 use crate::graph::{Embedding, Model, PositionLimit, Task};
 
@@ -49,6 +51,8 @@ pub struct Decoder {
     pub embedding: Embedding,
     /// The projection to the vocabulary.
     pub head: lm::Head<'static>,
+    /// See [`Defaults::gguf_pairs`].
+    pub gguf_pairs: bool,
 }
 
 /// What a family's config class says where the file does not.
@@ -64,6 +68,8 @@ pub struct Defaults {
     pub head_dim: Option<u64>,
     /// `max_position_embeddings`.
     pub positions: u64,
+    /// Whether the family's GGUF files keep the rows of queries and keys in the order of interleaved rotary pairs.
+    pub gguf_pairs: bool,
 }
 
 impl Decoder {
@@ -108,6 +114,7 @@ impl Decoder {
                 tied_to: tied.then_some(EMBEDDING),
                 ..lm::Head::default()
             },
+            gguf_pairs: family.gguf_pairs,
         })
     }
 
@@ -126,7 +133,9 @@ impl Decoder {
         tensors: &TensorIndex,
         layer: impl for<'g> Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>,
     ) -> Result<Model, BuildError> {
-        let g = GraphBuilder::new("main", tensors).base_prefix("model");
+        let of_layer = gguf::of_layer(self);
+        let names = GgufNames { modules: gguf::MODULES, layers: "model.layers", of_layer: &of_layer };
+        let g = GraphBuilder::new("main", tensors).base_prefix("model").gguf(&names);
         self.walk(&g, layer);
         Ok(Model {
             architecture: architecture.to_owned(),
