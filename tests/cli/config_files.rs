@@ -51,11 +51,14 @@ fn a_folder_that_is_none() {
             }
         };
         let said = command(&file).refuses();
-        assert_eq!(said, "error: CHECKPOINT is a file: give the folder that holds config.json and the weights\n");
+        assert_eq!(
+            said,
+            "error: CHECKPOINT is a file: give the folder that holds config.json and the weights, or a .gguf file\n"
+        );
         let said = command(&missing).refuses();
         assert_eq!(
             said,
-            "error: there is no checkpoint at CHECKPOINT: give the folder that holds config.json and the weights\n"
+            "error: there is no checkpoint at CHECKPOINT: give the folder that holds config.json and the weights, or a .gguf file\n"
         );
     }
 }

@@ -61,8 +61,8 @@ enum Verb {
 /// The flags that say which model is meant, and how it is described.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint: config.json and safetensors files.
-    #[arg(long, value_name = "DIR", visible_alias = "model-name", alias = "local-model-dir")]
+    /// Folder of a checkpoint (config.json and safetensors files), or a .gguf file.
+    #[arg(long, value_name = "PATH", visible_alias = "model-name", alias = "local-model-dir")]
     pub(crate) model: std::path::PathBuf,
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
