@@ -236,25 +236,3 @@ fn plugins_loaded_together_stay_apart() {
     assert_eq!((manifest.panic.as_str(), manifest.version.as_str()), ("unwind", env!("CARGO_PKG_VERSION")));
     assert!(manifest.rustc.starts_with("rustc "), "{}", manifest.rustc);
 }
-
-/// Not a test of speed: it prints what loading and describing take, for whoever asks.
-#[test]
-#[ignore = "prints times"]
-#[allow(clippy::print_stdout)]
-fn times() {
-    use std::time::Instant;
-    let path = shared_object("qeff-plugin-llama");
-    let start = Instant::now();
-    let registry = loaded("qeff-plugin-llama");
-    println!("load {} MB: {:?}", std::fs::metadata(path).unwrap().len() >> 20, start.elapsed());
-    let request = checkpoint("llama");
-    for (name, registry) in [("loaded", &registry), ("linked", &Registry::builtin())] {
-        let entry = registry.architecture_for(&request.config, None).unwrap();
-        let best = (0..20).map(|_| {
-            let start = Instant::now();
-            entry.describe(&request).unwrap();
-            start.elapsed()
-        });
-        println!("describe, {name}: {:?}", best.min().unwrap());
-    }
-}

@@ -107,7 +107,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             ..PackOptions::default()
         };
         let stem = lower::file_stem(&prepared.model, program);
-        let exported = onnx::export(lowered, &stem, &checkpoint.weights, &args.output, &metadata, &options)
+        let source = &checkpoint.weights;
+        let what = onnx::Export { lowered, stem: &stem, source, metadata: &metadata, options };
+        let exported = onnx::export(what, &args.output)
             .map_err(|error| in_place(error, &args.output))
             .with_context(|| format!("cannot export to {}", args.output.display()))?;
         bar.finish_and_clear();

@@ -221,31 +221,6 @@ fn damaged_files_are_refused_by_name() {
     }
 }
 
-/// Real vocabularies, which are too large to keep here. `QEFF_TEST_TOKENIZERS` is a directory with `gpt2/tokenizer.json`
-/// (50257 ids), `stories260K/tokenizer.json`, and any number of `spm-*/` and `rows-*/` like the bare and the other
-/// fixtures.
-#[test]
-#[ignore = "needs published tokenizers that are not part of the repository"]
-fn published_tokenizers() {
-    let dir = PathBuf::from(std::env::var_os("QEFF_TEST_TOKENIZERS").expect("QEFF_TEST_TOKENIZERS"));
-    let gpt2 = open(&dir.join("gpt2"));
-    assert_eq!(gpt2.encode("Hello world", true).expect("encodes"), [15496, 995]);
-    assert_eq!(gpt2.vocab_size(), 50257);
-    let text = "It's 2 naïve 日本 emoji 👩‍👩‍👧!\n\n\tdone";
-    assert_eq!(gpt2.decode(&gpt2.encode(text, true).expect("encodes"), true).expect("decodes"), text);
-    let stories = open(&dir.join("stories260K"));
-    let ids = stories.encode("Once upon a time, 日", true).expect("encodes");
-    assert_eq!(ids[0], 1);
-    assert_eq!(stories.decode(&ids, true).expect("decodes"), "Once upon a time, 日");
-    for entry in std::fs::read_dir(&dir).expect("a directory").flatten() {
-        match entry.file_name().to_string_lossy().split_once('-') {
-            Some(("spm", _)) => check_sentencepiece(&entry.path()),
-            Some(("rows", _)) => check_rows(&entry.path()),
-            _ => {}
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

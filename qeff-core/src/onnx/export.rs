@@ -36,21 +36,29 @@ pub enum ExportError {
     Io(#[from] std::io::Error),
 }
 
+/// What is exported, and how.
+#[derive(Clone, Copy)]
+pub struct Export<'a> {
+    /// The program.
+    pub lowered: &'a Lowered,
+    /// What the names of its files begin with.
+    pub stem: &'a str,
+    /// Where its weights come from.
+    pub source: &'a dyn TensorSource,
+    /// Entries of the model file's metadata.
+    pub metadata: &'a [(&'a str, String)],
+    /// How weights are written.
+    pub options: PackOptions<'a>,
+}
+
 /// Writes `{stem}.onnx` and `{stem}_{n}.onnx.data` into `dir`, which is made if need be; files of these names are
 /// replaced.
 ///
 /// # Errors
 /// See [`ExportError`]; `dir` is then as it was before.
-pub fn export(
-    lowered: &Lowered,
-    stem: &str,
-    source: &dyn TensorSource,
-    dir: &Path,
-    metadata: &[(&str, String)],
-    options: &PackOptions<'_>,
-) -> Result<Exported, ExportError> {
+pub fn export(what: Export<'_>, dir: &Path) -> Result<Exported, ExportError> {
     let made = make_dir(dir)?;
-    let result = write(lowered, stem, source, dir, metadata, options);
+    let result = write(what, dir);
     if let (Err(_), Some(first)) = (&result, made) {
         // Best effort: the error that counts is the one that brought us here.
         let _ = fs::remove_dir_all(first);
@@ -70,21 +78,15 @@ fn make_dir(dir: &Path) -> std::io::Result<Option<PathBuf>> {
     Ok(missing)
 }
 
-fn write(
-    lowered: &Lowered,
-    stem: &str,
-    source: &dyn TensorSource,
-    dir: &Path,
-    metadata: &[(&str, String)],
-    options: &PackOptions<'_>,
-) -> Result<Exported, ExportError> {
+fn write(what: Export<'_>, dir: &Path) -> Result<Exported, ExportError> {
+    let Export { lowered, stem, source, metadata, options } = what;
     let work = tempfile::Builder::new().prefix(".export-").tempdir_in(dir)?;
     let requests: Vec<_> = lowered
         .weights
         .iter()
         .map(|weight| PackRequest { name: weight.name.clone(), expr: weight.expr.clone(), dtype: weight.dtype })
         .collect();
-    let packed = pack(work.path(), stem, &requests, source, *options)?;
+    let packed = pack(work.path(), stem, &requests, source, options)?;
     let model_name = format!("{stem}.onnx");
     let bytes = emit::model(lowered, &packed.placements, metadata).encode_to_vec();
     let staged = work.path().join(&model_name);

@@ -5,4 +5,4 @@ mod export;
 pub mod text;
 
 pub use emit::model;
-pub use export::{ExportError, Exported, export};
+pub use export::{Export, ExportError, Exported, export};

@@ -64,11 +64,12 @@ pub struct Refusal {
 /// The first refusal; the model is then unchanged by the pass that refused.
 pub fn apply(model: &mut Model, features: &Features) -> Result<Vec<PassReport>, Refusal> {
     let mut reports = vec![];
-    if features.last_k {
-        reports.push(last_k::apply(model)?);
-    }
+    // The order is also that of the inputs they add, which is the reference's: batch_index, num_logits_to_keep.
     if features.batching {
         reports.push(batching::apply(model)?);
+    }
+    if features.last_k {
+        reports.push(last_k::apply(model)?);
     }
     if features.reach > 0 {
         reports.extend(reach::apply(model, features.reach));

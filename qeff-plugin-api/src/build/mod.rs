@@ -17,7 +17,7 @@ pub use slot::{Kv, Slot};
 
 use std::cell::RefCell;
 
-use crate::graph::{AttrValue, Def, Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, Type, ValueId};
+use crate::graph::{AttrValue, Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, Type, ValueId};
 use crate::infer::infer;
 use crate::{DType, Elem, TensorIndex, WeightExpr};
 
@@ -110,11 +110,6 @@ impl<'r> GraphBuilder<'r> {
             None => Ok(state.program),
             Some(error) => Err(error),
         }
-    }
-
-    /// Whether the checkpoint has the tensor `name` (with the base model's prefix).
-    pub fn has_tensor(&self, name: &str) -> bool {
-        self.stored(name).shape(self.index).is_ok()
     }
 
     /// A tensor by the name that the description uses.
@@ -243,11 +238,6 @@ impl<'g> Scope<'g> {
     /// The builder this scope belongs to.
     pub(crate) fn builder(self) -> &'g GraphBuilder<'g> {
         self.builder
-    }
-
-    /// Whether the checkpoint has the tensor `leaf` in this scope.
-    pub fn has(self, leaf: &str) -> bool {
-        self.builder.has_tensor(&format!("{}.{leaf}", self.path()))
     }
 
     /// The stored tensor `leaf` of this scope as an expression.
@@ -412,11 +402,5 @@ impl Value<'_> {
     pub fn ty(self) -> Option<Type> {
         let state = self.builder.state.borrow();
         self.id.map(|id| state.program.ty(id).clone())
-    }
-
-    /// Whether the value is a weight rather than an activation.
-    pub fn is_weight(self) -> bool {
-        let state = self.builder.state.borrow();
-        self.id.is_some_and(|id| matches!(state.program.value(id).def, Def::Weight(_)))
     }
 }

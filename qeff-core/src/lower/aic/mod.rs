@@ -12,7 +12,7 @@ mod functions;
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, Dim, Linear, Node, Op, Program, RmsNorm, Role, Rotary, RotaryLayout, StateWrite, ValueId,
+    Attention, Dim, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
 };
 use qeff_plugin_api::{Elem, TensorIndex, WeightExpr};
 
@@ -26,8 +26,6 @@ const INVALID: i64 = i32::MAX as i64;
 const CLOUD: &str = "com.qualcomm.cloud";
 /// Domain of the norm function.
 const AISW: &str = "com.qti.aisw.onnx";
-/// Inputs that features add, in the order in which the file lists them behind all others, whichever pass ran first.
-const FEATURE_INPUTS: [Role; 2] = [Role::BatchIndex, Role::Keep];
 
 pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
     let mut aic = Aic { w: Writer::new(program, tensors, Target::Aic), heads_first: HashMap::new() };
@@ -44,13 +42,7 @@ pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered,
             opsets.push((domain, 1));
         }
     }
-    let mut lowered = Lowered { functions, ..aic.w.finish(&opsets, 8) };
-    // Stable: the model's own inputs keep the order in which it declares them.
-    lowered.graph.input.sort_by_key(|input| {
-        let role = program.inputs.iter().find(|port| port.name == input.name).map(|port| port.role);
-        FEATURE_INPUTS.iter().position(|&feature| role == Some(feature)).map_or(0, |place| place + 1)
-    });
-    Ok(lowered)
+    Ok(Lowered { functions, ..aic.w.finish(&opsets, 8) })
 }
 
 struct Aic<'a> {
