@@ -66,7 +66,7 @@ fn steps(case: &Case) -> Vec<Case> {
 }
 
 /// Families whose fixtures are run in every way.
-const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite"];
+const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite", "gpt_oss"];
 
 /// Runs every fixture of a family and reports all failures together.
 fn check_family(family: &str, how: How) {
@@ -105,6 +105,11 @@ fn qwen3() {
 #[test]
 fn granite() {
     check_family("granite", How { slots: 1, chunk: 512 });
+}
+
+#[test]
+fn gpt_oss() {
+    check_family("gpt_oss", How { slots: 1, chunk: 512 });
 }
 
 /// A prompt in chunks of five: whatever the cut, the same logits.

@@ -3,7 +3,7 @@
 //! Names follow from places: node `/model/layers.3/self_attn/MatMul_1` is the second MatMul of that scope, so names are
 //! stable under changes elsewhere and mean the same in a diff, in Netron and in a compiler's list. Counters are per scope.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, Type, ValueId};
 use qeff_plugin_api::onnx::{
@@ -13,6 +13,9 @@ use qeff_plugin_api::onnx::{
 use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
 
 use super::{Initializer, LowerError, Lowered, Target};
+
+/// Longest list of integers that is written as a constant.
+const LONGEST_LIST: u64 = 1024;
 
 /// An attribute of a node.
 pub(super) enum Attr<'a> {
@@ -25,11 +28,13 @@ pub(super) enum Attr<'a> {
 pub(super) struct Writer<'a> {
     pub(super) program: &'a Program,
     tensors: &'a TensorIndex,
-    target: Target,
+    pub(super) target: Target,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
     constant_names: HashMap<String, ()>,
     weights: Vec<Initializer>,
+    /// Names of initializers.
+    taken: HashSet<String>,
     /// Name of the initializer of each expression.
     weight_names: HashMap<String, String>,
     counters: HashMap<(String, String), u32>,
@@ -59,6 +64,7 @@ impl<'a> Writer<'a> {
             constants: vec![],
             constant_names: HashMap::new(),
             weights: vec![],
+            taken: HashSet::new(),
             weight_names: HashMap::new(),
             counters: HashMap::new(),
             names: HashMap::new(),
@@ -135,6 +141,12 @@ impl<'a> Writer<'a> {
         {
             return self.scalar(*value);
         }
+        if let (Elem::I64, WeightExpr::Fill { value, shape }) = (elem, &expr)
+            && let [count] = shape[..]
+            && count <= LONGEST_LIST
+        {
+            return self.ints(&vec![*value as i64; count as usize]);
+        }
         let dtype = elem.resolve(self.program.act);
         let key = format!("{dtype}:{expr}");
         if let Some(name) = self.weight_names.get(&key) {
@@ -144,7 +156,7 @@ impl<'a> Writer<'a> {
         let base = if self.scope.is_empty() { operand.to_owned() } else { format!("{}.{operand}", self.scope) };
         let mut name = base.clone();
         let mut k = 0;
-        while self.weights.iter().any(|other| other.name == name) {
+        while !self.taken.insert(name.clone()) {
             k += 1;
             name = format!("{base}_{k}");
         }
@@ -232,6 +244,27 @@ impl<'a> Writer<'a> {
         output
     }
 
+    /// A standard node with `count` results in the current scope.
+    pub(super) fn node_with(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attrs: &[(&str, Attr<'_>)],
+        count: usize,
+    ) -> Vec<String> {
+        let name = self.node_name(op);
+        let output: Vec<_> = (0..count).map(|i| format!("{name}_output_{i}")).collect();
+        self.nodes.push(NodeProto {
+            name,
+            op_type: op.to_owned(),
+            domain: String::new(),
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: output.clone(),
+            attribute: attrs.iter().map(|(key, attr)| attribute(key, attr)).collect(),
+        });
+        output
+    }
+
     /// A raw ONNX operator of the program as it stands.
     pub(super) fn onnx(&mut self, node: &Node, op: &OnnxOp) {
         // Operands of the standard operator that carries named weights; any other weight is called by its place.
@@ -299,6 +332,24 @@ impl<'a> Writer<'a> {
         let shape = self.node("Shape", &[x], &[]);
         let axis = self.int(axis);
         self.node("Gather", &[&shape, &axis], &[])
+    }
+
+    /// The largest number of each row of `x[B, n]`: `[B, 1]`.
+    pub(super) fn largest(&mut self, x: &str) -> String {
+        match self.target {
+            // Axes became an operand between the two operator sets.
+            Target::Aic => self.node("ReduceMax", &[x], &[("axes", Attr::Ints(&[1])), ("keepdims", Attr::Int(1))]),
+            Target::Cpu => {
+                let axes = self.ints(&[1]);
+                self.node("ReduceMax", &[x, &axes], &[("keepdims", Attr::Int(1))])
+            }
+        }
+    }
+
+    /// Sums along one axis, which goes.
+    pub(super) fn sum(&mut self, x: &str, axis: i64) -> String {
+        let axes = self.ints(&[axis]);
+        self.node("ReduceSum", &[x, &axes], &[("keepdims", Attr::Int(0))])
     }
 
     /// Each head of `x[B, heads, L, width]` written `times` times in a row: `[B, heads · times, L, width]`.
