@@ -32,14 +32,14 @@ fn check(name: &str, how: How) -> Result<()> {
             cases.into_iter().flat_map(|case| if reach(&case) > window { steps(&case) } else { vec![case] }).collect();
     } else if how.slots > 1 {
         let context = cases.iter().map(reach).max().context("no cases")?;
-        let mut ready =
-            prepare::cpu(&model, &checkpoint.weights, CpuOptions { engine: &Rten, slots: how.slots, context })?;
+        let options = CpuOptions { engine: &Rten, slots: how.slots, context, chunk: how.chunk };
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, &cases, how.chunk)?;
         return cases.iter().zip(&got).try_for_each(|(case, got)| compare(case, got));
     }
     for case in cases {
-        let mut ready =
-            prepare::cpu(&model, &checkpoint.weights, CpuOptions { engine: &Rten, slots: 1, context: reach(&case) })?;
+        let options = CpuOptions { engine: &Rten, slots: 1, context: reach(&case), chunk: how.chunk };
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, std::slice::from_ref(&case), how.chunk)?;
         compare(&case, &got[0])?;
     }

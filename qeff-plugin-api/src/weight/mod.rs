@@ -173,6 +173,20 @@ impl WeightExpr {
         WeightExpr::Affine { of: Box::new(self), scale, offset }
     }
 
+    /// The stored tensor whose elements these are as they lie there, and which of them; `None` if they do not lie in one run.
+    pub fn stored_run(&self, index: &TensorIndex) -> Option<(&str, Range<u64>)> {
+        match self {
+            WeightExpr::Tensor(name) => Some((name, 0..element_count(&index.get(name)?.shape)?)),
+            WeightExpr::Reshape { of, .. } => of.stored_run(index),
+            WeightExpr::Take { of, axis: 0, groups: 1, width, columns } => {
+                let (name, Range { start, end }) = of.stored_run(index)?;
+                let one = (end - start).checked_div(*width)?;
+                Some((name, start + one * columns.start..start + one * columns.end))
+            }
+            _ => None,
+        }
+    }
+
     /// The operands of the outermost step.
     pub fn operands(&self) -> &[WeightExpr] {
         match self {

@@ -1,6 +1,6 @@
 //! Where the weights of programs lie, so that nothing is copied that can be used in place.
 //!
-//! A weight that is a stored tensor as it stands is a piece of the mapped checkpoint. What must be converted (bf16, f16,
+//! A weight that is a stored tensor as it stands, or one expert of it, is a piece of the mapped checkpoint. What must be converted (bf16, f16,
 //! rotary tables) is packed into a file that has no name any more once it is mapped, so nothing is left behind however the
 //! process ends, and the system may drop its pages when memory is short.
 
@@ -87,11 +87,16 @@ fn linked_name(i: usize) -> String {
     format!("checkpoint_{i}.data")
 }
 
-/// The place of a weight that is a stored tensor as it stands, in the type the program wants.
+/// The place of a weight that is a stored tensor as it stands, or a run of its elements, in the type the program wants.
 fn linked(checkpoint: &Checkpoint, expr: &WeightExpr, dtype: DType) -> Option<Placement> {
-    let WeightExpr::Tensor(name) = expr else { return None };
+    let (name, elements) = expr.stored_run(checkpoint.index())?;
     let view = checkpoint.tensor(name)?;
+    let size = dtype.size() as u64;
     // Engines read elements in place, so they must be aligned as such.
-    let usable = view.dtype == dtype && view.offset.is_multiple_of(dtype.size() as u64);
-    usable.then(|| Placement { file: linked_name(view.file), offset: view.offset, length: view.length })
+    let usable = view.dtype == dtype && view.offset.is_multiple_of(size);
+    usable.then(|| Placement {
+        file: linked_name(view.file),
+        offset: view.offset + elements.start * size,
+        length: (elements.end - elements.start) * size,
+    })
 }
