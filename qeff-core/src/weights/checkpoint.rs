@@ -19,7 +19,7 @@ use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
 use super::gguf::{self, BlockType, GgufError, Storage};
 use super::safetensors::{HeaderError, read_header};
-use super::source::{SourceError, TensorSource};
+use super::source::{SourceError, TensorSource, TensorView};
 use crate::mapping::{Mapping, MappingError};
 
 const SINGLE: &str = "model.safetensors";
@@ -152,28 +152,6 @@ impl CheckpointFile {
     /// Its mapping, to be kept by whoever wants the bytes to stay.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
-    }
-}
-
-/// Where a stored tensor lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorView<'a> {
-    /// Element type as stored.
-    pub dtype: DType,
-    /// Dimensions as stored, slowest first.
-    pub shape: &'a [u64],
-    /// Position in [`Checkpoint::files`].
-    pub file: usize,
-    /// First byte, counted from the beginning of the file.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: u64,
-}
-
-impl TensorView<'_> {
-    /// The bytes of the tensor, counted from the beginning of the file.
-    pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.length
     }
 }
 
@@ -341,6 +319,7 @@ impl Checkpoint {
             dtype: info.dtype,
             shape: &info.shape,
             file: place.file,
+            path: self.files[place.file].path(),
             offset: place.range.start,
             length: place.range.end - place.range.start,
         })
@@ -400,6 +379,10 @@ impl TensorSource for Checkpoint {
             return Err(SourceError::Unsupported { tensor: name.to_owned(), place, dtype: dtype.clone() });
         }
         self.index.get(name).ok_or_else(|| SourceError::Missing(name.to_owned()))
+    }
+
+    fn stored(&self, name: &str) -> Option<TensorView<'_>> {
+        self.tensor(name)
     }
 
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
