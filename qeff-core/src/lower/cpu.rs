@@ -9,10 +9,10 @@
 
 use std::collections::HashMap;
 
+use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::graph::{
     Attention, AttentionMask, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
 };
-use qeff_plugin_api::WeightExpr;
 
 use super::common::operand;
 use super::writer::{Attr, Writer};

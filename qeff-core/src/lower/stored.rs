@@ -151,7 +151,9 @@ impl Writer<'_> {
 fn is_whole(expr: &WeightExpr) -> bool {
     match expr {
         WeightExpr::Tensor(_) => true,
-        WeightExpr::Transpose { of, .. } | WeightExpr::Reshape { of, .. } | WeightExpr::Affine { of, .. } => is_whole(of),
+        WeightExpr::Transpose { of, .. } | WeightExpr::Reshape { of, .. } | WeightExpr::Affine { of, .. } => {
+            is_whole(of)
+        }
         _ => false,
     }
 }

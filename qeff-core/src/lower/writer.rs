@@ -51,12 +51,7 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(
-        program: &'a Program,
-        tensors: &'a TensorIndex,
-        target: Target,
-        form: WeightForm<'a>,
-    ) -> Self {
+    pub(super) fn new(program: &'a Program, tensors: &'a TensorIndex, target: Target, form: WeightForm<'a>) -> Self {
         let path = program.nodes().map(|(_, node)| program.scope_path(node.scope)).find(|path| !path.is_empty());
         let top = path.and_then(|path| path.split('.').next()).unwrap_or("").to_owned();
         let mut writer = Writer {

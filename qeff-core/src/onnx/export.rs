@@ -155,9 +155,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(what: Export<'a>) -> std::io::Result<Self> {
         let spec = match what.storage {
-            Storage::WeightSpec { model_name, checkpoint } => {
-                Some(WeightSpec::new(what.stem, model_name, checkpoint)?)
-            }
+            Storage::WeightSpec { model_name, checkpoint } => Some(WeightSpec::new(what.stem, model_name, checkpoint)?),
             _ => None,
         };
         let mut plan = Plan {

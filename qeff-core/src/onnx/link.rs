@@ -219,10 +219,12 @@ mod tests {
 
     #[test]
     fn only_files_of_the_same_stem_belong() {
-        for name in ["M_0.onnx.data", "M_12.onnx.data", "M_checkpoint_3.onnx.data", "M_checkpoint", "weight_spec.json"] {
+        for name in ["M_0.onnx.data", "M_12.onnx.data", "M_checkpoint_3.onnx.data", "M_checkpoint", "weight_spec.json"]
+        {
             assert!(belongs("M", name), "{name}");
         }
-        for name in ["M.onnx", "M_.onnx.data", "M_x.onnx.data", "M_encoder_0.onnx.data", "Mx_0.onnx.data", "notes.data"] {
+        for name in ["M.onnx", "M_.onnx.data", "M_x.onnx.data", "M_encoder_0.onnx.data", "Mx_0.onnx.data", "notes.data"]
+        {
             assert!(!belongs("M", name), "{name}");
         }
     }

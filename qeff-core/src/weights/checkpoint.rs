@@ -19,7 +19,7 @@ use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
 use super::gguf::{self, BlockType, GgufError, Storage};
 use super::safetensors::{HeaderError, read_header};
-use super::source::{SourceError, TensorSource, TensorView};
+use super::source::{SourceError, TensorSource, TensorView, copy_lent};
 use crate::mapping::{Mapping, MappingError};
 
 const SINGLE: &str = "model.safetensors";
@@ -399,6 +399,15 @@ impl TensorSource for Checkpoint {
                 Cow::Owned(blocks.decode_run(bytes, before as usize, (elements.end - elements.start) as usize))
             }
         })
+    }
+
+    fn read(&self, name: &str, elements: Range<u64>, to: &mut [u8]) -> Result<(), SourceError> {
+        match self.locate(name, &elements) {
+            Some(Located { mapping, bytes, blocks: None, .. }) => mapping
+                .read(bytes.start, to)
+                .map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() }),
+            _ => copy_lent(self, name, elements, to),
+        }
     }
 
     fn release(&self, name: &str, elements: Range<u64>) {

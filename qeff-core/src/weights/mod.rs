@@ -23,7 +23,7 @@ mod writer;
 
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile};
 pub use error::EvalError;
-pub use eval::{Evaluation, TileSink, Traffic, evaluate_to_vec, write};
+pub use eval::{Evaluation, Scratch, TileSink, Traffic, evaluate_to_vec, write};
 pub use located::{NotStored, find, locate};
 pub use safetensors::HeaderError;
 pub use source::{SourceError, TensorSource, TensorView};

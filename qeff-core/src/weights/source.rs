@@ -109,8 +109,28 @@ pub trait TensorSource: Sync {
     /// As [`Self::info`], [`SourceError::OutOfRange`], and [`SourceError::Read`] for whatever the storage says.
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError>;
 
+    /// Copies elements `elements` of tensor `name`, as [`Self::lend`] lends them, into `to`, which they fill exactly.
+    ///
+    /// # Errors
+    /// As [`Self::lend`].
+    fn read(&self, name: &str, elements: Range<u64>, to: &mut [u8]) -> Result<(), SourceError> {
+        copy_lent(self, name, elements, to)
+    }
+
     /// Says that elements lent before are not needed for now. Only memory depends on it: they may be asked for again.
     fn release(&self, name: &str, elements: Range<u64>) {
         let _ = (name, elements);
     }
+}
+
+/// [`TensorSource::read`] for what is only lent.
+pub(super) fn copy_lent(
+    source: &(impl TensorSource + ?Sized),
+    name: &str,
+    elements: Range<u64>,
+    to: &mut [u8],
+) -> Result<(), SourceError> {
+    to.copy_from_slice(&source.lend(name, elements.clone())?);
+    source.release(name, elements);
+    Ok(())
 }

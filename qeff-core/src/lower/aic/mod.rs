@@ -11,9 +11,7 @@ mod functions;
 
 use std::collections::HashMap;
 
-use qeff_plugin_api::graph::{
-    Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
-};
+use qeff_plugin_api::graph::{Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId};
 use qeff_plugin_api::{Elem, WeightExpr};
 
 use super::common::operand;
