@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, bail};
 use qeff::{Silent, describe};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::generate::{Options, Request, Sampling, generate};
-use qeff_host::prepare;
+use qeff_host::prepare::{self, CpuOptions};
+use qeff_host::runtime::cpu::rten::Rten;
 use rayon::prelude::*;
 
 struct Arguments {
@@ -45,7 +46,8 @@ fn main() -> Result<()> {
     let Arguments { model, prompt, new, slots } = arguments()?;
     let checkpoint = Checkpoint::open(&model)?;
     let described = describe(&checkpoint)?;
-    let mut ready = prepare::cpu(&described, &checkpoint.weights, slots, prompt + new)?;
+    let options = CpuOptions { engine: &Rten, slots, context: prompt + new };
+    let mut ready = prepare::cpu(&described, &checkpoint.weights, options)?;
     let requests: Vec<Request> =
         (0..slots).map(|_| Request { prompt: (1..=prompt as u32).collect(), max_new_tokens: new }).collect();
     let options = Options { sampling: Sampling::default(), eos: vec![], chunk: 512, keep_logits: false };

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use qeff::{cases, compare, continue_all, describe, fixture, fixtures_of, root};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::plugins::Registry;
-use qeff_host::prepare;
+use qeff_host::prepare::{self, CpuOptions};
+use qeff_host::runtime::cpu::rten::Rten;
 use qeff_host::text::chat::ChatOptions;
 use qeff_host::text::{Message, Tokenizer};
 use serde_json::Value;
@@ -36,7 +37,9 @@ fn logits_are_those_of_the_dequantised_weights() {
         let checkpoint = open(name)?;
         let model = describe(&checkpoint)?;
         for case in cases(&fixture(name))? {
-            let mut ready = prepare::cpu(&model, &checkpoint.weights, 1, case.prompt.len() + case.greedy.len())?;
+            let context = case.prompt.len() + case.greedy.len();
+            let options = CpuOptions { engine: &Rten, slots: 1, context };
+            let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
             let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
             compare(&case, &got[0])?;
         }
@@ -60,7 +63,8 @@ fn nothing_of_the_file_is_left_unread() {
 #[test]
 fn plain_tensors_are_used_where_they_lie() -> Result<()> {
     let checkpoint = open("gguf/llama-f32")?;
-    let ready = prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, 1, 8)?;
+    let ready =
+        prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, CpuOptions { engine: &Rten, slots: 1, context: 8 })?;
     ensure!(ready.residence.linked > 0, "{:?}", ready.residence);
     Ok(())
 }

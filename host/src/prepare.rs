@@ -1,7 +1,7 @@
 //! From a described model to something that runs or is exported: passes and lowering, chosen by what the user asked for.
 
 use anyhow::{Context as _, Result, bail};
-use qeff_core::lower::{self, Lowered, Target};
+use qeff_core::lower::{self, Lowered, Target, WeightForm};
 use qeff_core::passes::{self, Features, PassReport};
 use qeff_core::validate::validate;
 use qeff_core::weights::Checkpoint as Weights;
@@ -9,8 +9,9 @@ use qeff_plugin_api::graph::{Model, Program};
 use qeff_plugin_api::weight::RopeTable;
 use qeff_plugin_api::{TensorIndex, WeightExpr};
 
-use crate::runtime::cpu::{CpuProgram, CpuSession};
-use crate::runtime::{CpuWeights, Residence};
+use crate::runtime::cpu::engine::Engine;
+use crate::runtime::cpu::session::CpuSession;
+use crate::runtime::cpu::{Residence, load};
 
 /// The program of a model that generates text.
 ///
@@ -54,12 +55,29 @@ pub struct Prepared {
 ///
 /// # Errors
 /// If a pass refuses or the target cannot express the model.
-pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
+pub fn prepare(model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
+    prepare_with(model, tensors, features, target, WeightForm::Wanted)
+}
+
+/// As [`prepare`], with weights in the form of `weights`.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(
+    mut model: Model,
+    tensors: &TensorIndex,
+    features: &Features,
+    target: Target,
+    weights: WeightForm<'_>,
+) -> Result<Prepared> {
     let reports = passes::apply(&mut model, features)?;
     // A pass that leaves an invalid graph is our mistake; better said here than by a compiler an hour later.
     validate(&model, tensors).context("a pass left the model invalid")?;
-    let programs =
-        model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
+    let programs = model
+        .programs
+        .iter()
+        .map(|program| lower::lower_with(program, tensors, target, weights))
+        .collect::<Result<_, _>>()?;
     Ok(Prepared { model, programs, reports })
 }
 
@@ -91,11 +109,23 @@ pub struct CpuReady {
     pub reports: Vec<PassReport>,
 }
 
-/// Makes `model` ready for `slots` sequences of at most `context` positions on the CPU.
+/// How a model is to run on the CPU.
+#[derive(Clone, Copy)]
+pub struct CpuOptions<'a> {
+    /// What executes it.
+    pub engine: &'a dyn Engine,
+    /// Sequences at once.
+    pub slots: usize,
+    /// Most positions of a sequence.
+    pub context: usize,
+}
+
+/// Makes `model` ready to run on the CPU.
 ///
 /// # Errors
 /// If the model cannot be lowered or loaded.
-pub fn cpu(model: &Model, weights: &Weights, slots: usize, context: usize) -> Result<CpuReady> {
+pub fn cpu(model: &Model, weights: &Weights, options: CpuOptions<'_>) -> Result<CpuReady> {
+    let CpuOptions { engine, slots, context } = options;
     let mut model = model.clone();
     shorten_tables(&mut model, context as u64);
     let features = Features { reach: context as u64, ..Features::default() };
@@ -104,15 +134,13 @@ pub fn cpu(model: &Model, weights: &Weights, slots: usize, context: usize) -> Re
     let indexed = (slots > 1)
         .then(|| prepare(model.clone(), weights.index(), &Features { batching: true, ..features }, Target::Cpu))
         .transpose()?;
-    let all: Vec<&Prepared> = [&plain].into_iter().chain(&indexed).collect();
-    let lowered: Vec<&Lowered> = all.iter().filter_map(|prepared| prepared.programs.first()).collect();
-    let (engines, residence) = CpuWeights::new(weights).load(&lowered)?;
-    let mut programs = engines
-        .into_iter()
-        .zip(&all)
-        .map(|(engine, prepared)| Ok(CpuProgram::new(engine, main_program(&prepared.model)?)?))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter();
+    let mut sources = vec![];
+    for prepared in [&plain].into_iter().chain(&indexed) {
+        let lowered = prepared.programs.first().context("the model has no program")?;
+        sources.push((main_program(&prepared.model)?, lowered));
+    }
+    let (programs, residence) = load(engine, weights, &sources)?;
+    let mut programs = programs.into_iter();
     let first = programs.next().context("the model has no program")?;
     let session = CpuSession::new(first, programs.next(), slots, context);
     Ok(CpuReady { session, residence, reports: plain.reports })

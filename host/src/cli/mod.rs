@@ -193,7 +193,7 @@ fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 
 /// 2 if the engine, a plugin or a pass failed at what it has to be able to do, else 1: the user's input.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let engine = |error: &RuntimeError| matches!(error, RuntimeError::Load { .. } | RuntimeError::Run { .. });
+    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. });
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
             || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))

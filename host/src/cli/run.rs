@@ -11,7 +11,8 @@ use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
-use crate::prepare;
+use crate::prepare::{self, CpuOptions};
+use crate::runtime::cpu::rten::Rten;
 use crate::text::chat::ChatOptions;
 use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
 
@@ -130,7 +131,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
     let plan = Plan::new(args, &encoded, &described.model)?;
-    let ready = prepare::cpu(&described.model, &checkpoint.weights, plan.slots, plan.context)?;
+    let options = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context };
+    let ready = prepare::cpu(&described.model, &checkpoint.weights, options)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let mut session = ready.session;
     let loaded = started.elapsed();

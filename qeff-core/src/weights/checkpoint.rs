@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
+use super::blocks::{BlockPart, Encoding};
 use super::gguf::{self, BlockType, GgufError, Storage};
 use super::safetensors::{HeaderError, read_header};
 use super::source::{SourceError, TensorSource, TensorView, copy_lent};
@@ -408,6 +409,29 @@ impl TensorSource for Checkpoint {
                 .map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() }),
             _ => copy_lent(self, name, elements, to),
         }
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding<'_>> {
+        let blocks = self.places.get(name)?.blocks?;
+        Some(Encoding { name: Storage::Blocks(blocks).name().into(), blocks: Some(blocks.layout()) })
+    }
+
+    fn read_blocks(&self, name: &str, blocks: Range<u64>, part: BlockPart<'_>) -> Result<(), SourceError> {
+        let info = self.info(name)?;
+        let what = part.name();
+        let missing = || SourceError::NoSuchPart { tensor: name.to_owned(), part: what };
+        let stored = self.places.get(name).and_then(|place| place.blocks).ok_or_else(missing)?;
+        let length = stored.layout().length;
+        let elements = blocks.start.saturating_mul(length)..blocks.end.saturating_mul(length);
+        let Some(Located { mapping, bytes, before, .. }) = self.locate(name, &elements) else {
+            let count = info.shape.iter().product();
+            return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
+        };
+        let bytes =
+            mapping.bytes(bytes).map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() })?;
+        let first = (before / length) as usize;
+        let wanted = first..first + (blocks.end - blocks.start) as usize;
+        if stored.read_part(bytes, wanted, part) { Ok(()) } else { Err(missing()) }
     }
 
     fn release(&self, name: &str, elements: Range<u64>) {

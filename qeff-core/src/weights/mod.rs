@@ -7,10 +7,12 @@
 //! This room knows nothing of graphs, ONNX or targets. [`pack`] writes an external-data file because every target wants
 //! one, and hands back where each tensor landed; who refers to it is the emitter's business.
 
+pub mod blocks;
 mod checkpoint;
 mod convert;
 mod error;
 mod eval;
+mod facets;
 pub mod gguf;
 mod kernel;
 mod located;
@@ -21,9 +23,11 @@ mod source;
 mod tile;
 mod writer;
 
+pub use blocks::{BlockLayout, BlockPart, CodeBits, Encoding, ZeroPoint};
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile};
 pub use error::EvalError;
 pub use eval::{Evaluation, Scratch, TileSink, Traffic, evaluate_to_vec, write};
+pub use facets::{Facet, Facets};
 pub use located::{NotStored, find, locate};
 pub use safetensors::HeaderError;
 pub use source::{SourceError, TensorSource, TensorView};

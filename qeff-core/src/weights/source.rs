@@ -9,6 +9,8 @@ use std::path::Path;
 
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
+use super::blocks::{BlockPart, Encoding};
+
 /// Why a source does not give a tensor.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -34,6 +36,14 @@ pub enum SourceError {
         range: Range<u64>,
         /// Elements in the tensor.
         count: u64,
+    },
+    /// A part of blocks was asked for that the tensor does not have: no blocks at all, or none with that part.
+    #[error("tensor `{tensor}` has no {part} in blocks")]
+    NoSuchPart {
+        /// The tensor.
+        tensor: String,
+        /// The part.
+        part: &'static str,
     },
     /// The bytes could not be read or decoded.
     #[error("cannot read tensor `{tensor}`: {error}")]
@@ -120,6 +130,22 @@ pub trait TensorSource: Sync {
     /// Says that elements lent before are not needed for now. Only memory depends on it: they may be asked for again.
     fn release(&self, name: &str, elements: Range<u64>) {
         let _ = (name, elements);
+    }
+
+    /// How `name` is stored, if that is not as plain numbers. What is said here never changes what [`Self::lend`] gives.
+    fn encoding(&self, name: &str) -> Option<Encoding<'_>> {
+        let _ = name;
+        None
+    }
+
+    /// Writes a part of the blocks `blocks` of `name`; see [`blocks`](super::blocks) for what blocks are and how they are
+    /// numbered.
+    ///
+    /// # Errors
+    /// As [`Self::lend`]; [`SourceError::NoSuchPart`] if [`Self::encoding`] states no blocks, or none with such a part.
+    fn read_blocks(&self, name: &str, blocks: Range<u64>, part: BlockPart<'_>) -> Result<(), SourceError> {
+        let _ = blocks;
+        Err(SourceError::NoSuchPart { tensor: name.to_owned(), part: part.name() })
     }
 }
 

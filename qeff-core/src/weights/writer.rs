@@ -73,6 +73,8 @@ pub struct PackOptions<'a> {
     pub sync: bool,
     /// The threads that evaluate; the global pool if there is none.
     pub pool: Option<&'a rayon::ThreadPool>,
+    /// Set by whoever wants writing to end soon, with [`PackError::Interrupted`].
+    pub interrupted: Option<&'a AtomicBool>,
     /// Called after every tile, from the threads that evaluate.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
@@ -80,7 +82,13 @@ pub struct PackOptions<'a> {
 impl Default for PackOptions<'_> {
     /// 256 MB of memory, files of 10 GiB, not synced, on the global pool.
     fn default() -> Self {
-        Self { budget: 256_000_000, file_limit: 10 << 30, sync: false, pool: None, progress: None }
+        Self { budget: 256_000_000, file_limit: 10 << 30, sync: false, pool: None, interrupted: None, progress: None }
+    }
+}
+
+impl PackOptions<'_> {
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 }
 
@@ -124,6 +132,9 @@ pub enum PackError {
         /// Bytes of all files together.
         needed: u64,
     },
+    /// Somebody asked for it.
+    #[error("interrupted")]
+    Interrupted,
     /// A file cannot be written.
     #[error("cannot write {}: {error}", path.display())]
     Io {
@@ -176,6 +187,9 @@ fn pack_here(
         (at, EvalError::Sink(error)) => failed(&dir.join(name(layout.jobs[at].file)), error),
         (at, error) => layout.jobs[at].failed(error),
     })?;
+    if options.is_interrupted() {
+        return Err(PackError::Interrupted);
+    }
     let mut named = Unless { paths: Vec::new(), kept: false };
     for (number, file) in files.into_iter().enumerate() {
         let path = dir.join(name(number));
@@ -355,7 +369,7 @@ impl<'r, 's> Layout<'r, 's> {
         // Workers draw tiles in order, so that together they read and write front to back.
         let work = || {
             let mut scratch = Scratch::default();
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) && !options.is_interrupted() {
                 let tile = next.fetch_add(1, Ordering::Relaxed);
                 if tile >= self.tiles {
                     break;
