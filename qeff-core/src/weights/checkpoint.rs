@@ -20,7 +20,7 @@ use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 use super::blocks::{BlockPart, Encoding};
 use super::gguf::{self, BlockType, GgufError, Storage};
 use super::safetensors::{HeaderError, read_header};
-use super::source::{SourceError, TensorSource};
+use super::source::{SourceError, TensorSource, TensorView, copy_lent};
 use crate::mapping::{Mapping, MappingError};
 
 const SINGLE: &str = "model.safetensors";
@@ -153,28 +153,6 @@ impl CheckpointFile {
     /// Its mapping, to be kept by whoever wants the bytes to stay.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
-    }
-}
-
-/// Where a stored tensor lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorView<'a> {
-    /// Element type as stored.
-    pub dtype: DType,
-    /// Dimensions as stored, slowest first.
-    pub shape: &'a [u64],
-    /// Position in [`Checkpoint::files`].
-    pub file: usize,
-    /// First byte, counted from the beginning of the file.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: u64,
-}
-
-impl TensorView<'_> {
-    /// The bytes of the tensor, counted from the beginning of the file.
-    pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.length
     }
 }
 
@@ -342,6 +320,7 @@ impl Checkpoint {
             dtype: info.dtype,
             shape: &info.shape,
             file: place.file,
+            path: self.files[place.file].path(),
             offset: place.range.start,
             length: place.range.end - place.range.start,
         })
@@ -403,6 +382,10 @@ impl TensorSource for Checkpoint {
         self.index.get(name).ok_or_else(|| SourceError::Missing(name.to_owned()))
     }
 
+    fn stored(&self, name: &str) -> Option<TensorView<'_>> {
+        self.tensor(name)
+    }
+
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
         let info = self.info(name)?;
         let Some(Located { mapping, bytes, blocks, before }) = self.locate(name, &elements) else {
@@ -417,6 +400,15 @@ impl TensorSource for Checkpoint {
                 Cow::Owned(blocks.decode_run(bytes, before as usize, (elements.end - elements.start) as usize))
             }
         })
+    }
+
+    fn read(&self, name: &str, elements: Range<u64>, to: &mut [u8]) -> Result<(), SourceError> {
+        match self.locate(name, &elements) {
+            Some(Located { mapping, bytes, blocks: None, .. }) => mapping
+                .read(bytes.start, to)
+                .map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() }),
+            _ => copy_lent(self, name, elements, to),
+        }
     }
 
     fn encoding(&self, name: &str) -> Option<Encoding<'_>> {

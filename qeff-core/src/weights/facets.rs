@@ -14,7 +14,7 @@ use std::ops::Range;
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
 use super::blocks::{BlockLayout, BlockPart, Encoding, ZeroPoint};
-use super::source::{SourceError, TensorSource};
+use super::source::{SourceError, TensorSource, TensorView, copy_lent};
 
 /// Blocks whose parts are in memory at once.
 const CHUNK: u64 = 1 << 12;
@@ -276,6 +276,18 @@ impl TensorSource for Facets<'_> {
             return self.index.get(name).ok_or_else(|| SourceError::Missing(name.to_owned()));
         }
         self.source.info(name)
+    }
+
+    fn stored(&self, name: &str) -> Option<TensorView<'_>> {
+        // A facet lies nowhere, even if a tensor of its name should.
+        if self.facets.contains_key(name) { None } else { self.source.stored(name) }
+    }
+
+    fn read(&self, name: &str, elements: Range<u64>, to: &mut [u8]) -> Result<(), SourceError> {
+        match self.facets.contains_key(name) {
+            true => copy_lent(self, name, elements, to),
+            false => self.source.read(name, elements, to),
+        }
     }
 
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
