@@ -6,6 +6,8 @@ pub mod describe;
 pub mod generate;
 mod gguf;
 pub mod home;
+pub mod interrupt;
+pub mod linking;
 pub mod plugins;
 pub mod prepare;
 pub mod runtime;

@@ -1,7 +1,7 @@
 //! From a described model to something that runs or is exported: passes and lowering, chosen by what the user asked for.
 
 use anyhow::{Context as _, Result, bail};
-use qeff_core::lower::{self, Lowered, Target};
+use qeff_core::lower::{self, Lowered, Target, WeightForm};
 use qeff_core::passes::{self, Features, PassReport};
 use qeff_core::validate::validate;
 use qeff_core::weights::Checkpoint as Weights;
@@ -55,12 +55,29 @@ pub struct Prepared {
 ///
 /// # Errors
 /// If a pass refuses or the target cannot express the model.
-pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
+pub fn prepare(model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
+    prepare_with(model, tensors, features, target, WeightForm::Wanted)
+}
+
+/// As [`prepare`], with weights in the form of `weights`.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(
+    mut model: Model,
+    tensors: &TensorIndex,
+    features: &Features,
+    target: Target,
+    weights: WeightForm<'_>,
+) -> Result<Prepared> {
     let reports = passes::apply(&mut model, features)?;
     // A pass that leaves an invalid graph is our mistake; better said here than by a compiler an hour later.
     validate(&model, tensors).context("a pass left the model invalid")?;
-    let programs =
-        model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
+    let programs = model
+        .programs
+        .iter()
+        .map(|program| lower::lower_with(program, tensors, target, weights))
+        .collect::<Result<_, _>>()?;
     Ok(Prepared { model, programs, reports })
 }
 

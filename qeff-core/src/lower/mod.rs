@@ -15,11 +15,14 @@ mod common;
 pub mod cpu;
 mod experts;
 mod rolling;
+mod stored;
 mod writer;
 
 use qeff_plugin_api::graph::{Model, Program};
 use qeff_plugin_api::onnx::{FunctionProto, GraphProto, OperatorSetIdProto};
 use qeff_plugin_api::{DType, TensorIndex, WeightExpr};
+
+use writer::Writer;
 
 /// What a program is lowered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +41,20 @@ impl Target {
             Target::Cpu => "cpu",
         }
     }
+}
+
+/// In which form weights enter a lowered program.
+#[derive(Clone, Copy, Default)]
+pub enum WeightForm<'a> {
+    /// As its users want them, whatever that takes to make.
+    #[default]
+    Wanted,
+    /// As the checkpoint stores them: another layout or type is made by nodes, whenever all that a weight is made of is
+    /// usable as it lies.
+    Stored {
+        /// Whether a stored tensor, of which elements of a type are wanted, can be referred to and cast by a node.
+        usable: &'a dyn Fn(&str, DType) -> bool,
+    },
 }
 
 /// A program for one target.
@@ -80,14 +97,28 @@ pub struct LowerError {
     pub why: String,
 }
 
-/// Lowers one program. The program must be valid (`validate`).
+/// Lowers one program, with weights as they are wanted. The program must be valid (`validate`).
 ///
 /// # Errors
 /// If the target cannot express an operator or one of its attributes.
 pub fn lower(program: &Program, tensors: &TensorIndex, target: Target) -> Result<Lowered, LowerError> {
+    lower_with(program, tensors, target, WeightForm::Wanted)
+}
+
+/// As [`lower`], with weights in the form of `weights`.
+///
+/// # Errors
+/// As [`lower`].
+pub fn lower_with(
+    program: &Program,
+    tensors: &TensorIndex,
+    target: Target,
+    weights: WeightForm<'_>,
+) -> Result<Lowered, LowerError> {
+    let writer = Writer::new(program, tensors, target, weights);
     match target {
-        Target::Aic => aic::lower(program, tensors),
-        Target::Cpu => cpu::lower(program, tensors),
+        Target::Aic => aic::lower(writer),
+        Target::Cpu => cpu::lower(writer),
     }
 }
 

@@ -12,7 +12,7 @@ use qeff_plugin_api::onnx::{
 };
 use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
 
-use super::{Initializer, LowerError, Lowered, Target};
+use super::{Initializer, LowerError, Lowered, Target, WeightForm};
 
 /// Longest list of integers that is written as a constant.
 const LONGEST_LIST: u64 = 1024;
@@ -27,16 +27,17 @@ pub(super) enum Attr<'a> {
 
 pub(super) struct Writer<'a> {
     pub(super) program: &'a Program,
-    tensors: &'a TensorIndex,
+    pub(super) tensors: &'a TensorIndex,
     pub(super) target: Target,
+    form: WeightForm<'a>,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
-    constant_names: HashMap<String, ()>,
+    constant_names: HashSet<String>,
     weights: Vec<Initializer>,
-    /// Names of initializers.
-    taken: HashSet<String>,
-    /// Name of the initializer of each expression.
+    /// Where each expression was put: the name of an initializer, or of what nodes make of initializers.
     weight_names: HashMap<String, String>,
+    /// Names that no further weight may have.
+    taken: HashSet<String>,
     counters: HashMap<(String, String), u32>,
     names: HashMap<ValueId, String>,
     /// Names that the file's interface fixes: outputs and retained states.
@@ -53,19 +54,20 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(program: &'a Program, tensors: &'a TensorIndex, target: Target) -> Self {
+    pub(super) fn new(program: &'a Program, tensors: &'a TensorIndex, target: Target, form: WeightForm<'a>) -> Self {
         let path = program.nodes().map(|(_, node)| program.scope_path(node.scope)).find(|path| !path.is_empty());
         let top = path.and_then(|path| path.split('.').next()).unwrap_or("").to_owned();
         let mut writer = Writer {
             program,
             tensors,
             target,
+            form,
             nodes: vec![],
             constants: vec![],
-            constant_names: HashMap::new(),
+            constant_names: HashSet::new(),
             weights: vec![],
-            taken: HashSet::new(),
             weight_names: HashMap::new(),
+            taken: HashSet::new(),
             counters: HashMap::new(),
             names: HashMap::new(),
             ports: HashMap::new(),
@@ -92,6 +94,7 @@ impl<'a> Writer<'a> {
             // A value that is put out twice is named by its first output; `finish` copies it for the others.
             writer.ports.entry(output.value).or_insert_with(|| output.name.clone());
         }
+        writer.taken.extend(writer.names.values().chain(writer.ports.values()).cloned());
         writer
     }
 
@@ -133,7 +136,7 @@ impl<'a> Writer<'a> {
         self.ports.contains_key(&value) || self.program.nodes().any(|(_, node)| node.operands.contains(&Some(value)))
     }
 
-    /// The initializer of an expression, called `{scope}.{operand}` if it is new.
+    /// The value of an expression. If it is new, it is an initializer called `{scope}.{operand}`, or nodes over initializers.
     pub(super) fn weight(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> String {
         let expr = expr.simplified(self.tensors);
         if let WeightExpr::Fill { value, shape } = &expr
@@ -152,15 +155,33 @@ impl<'a> Writer<'a> {
         if let Some(name) = self.weight_names.get(&key) {
             return name.clone();
         }
+        let name = match self.form {
+            WeightForm::Stored { usable } if self.is_made_by_nodes(&expr, dtype, usable) => {
+                self.from_stored(&expr, dtype, operand)
+            }
+            _ => {
+                let name = self.scoped(operand);
+                self.initializer(expr, dtype, name)
+            }
+        };
+        self.weight_names.insert(key, name.clone());
+        name
+    }
+
+    /// `{scope}.{operand}`.
+    pub(super) fn scoped(&self, operand: &str) -> String {
+        if self.scope.is_empty() { operand.to_owned() } else { format!("{}.{operand}", self.scope) }
+    }
+
+    /// A new initializer, called `base` if that is free.
+    pub(super) fn initializer(&mut self, expr: WeightExpr, dtype: DType, base: String) -> String {
         let shape = expr.shape(self.tensors).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
-        let base = if self.scope.is_empty() { operand.to_owned() } else { format!("{}.{operand}", self.scope) };
         let mut name = base.clone();
         let mut k = 0;
         while !self.taken.insert(name.clone()) {
             k += 1;
             name = format!("{base}_{k}");
         }
-        self.weight_names.insert(key, name.clone());
         self.weights.push(Initializer { name: name.clone(), expr, dtype, shape });
         name
     }
@@ -186,7 +207,7 @@ impl<'a> Writer<'a> {
     }
 
     fn constant(&mut self, name: String, data_type: i32, dims: Vec<i64>, bytes: Vec<u8>) -> String {
-        if self.constant_names.insert(name.clone(), ()).is_none() {
+        if self.constant_names.insert(name.clone()) {
             let tensor =
                 TensorProto { dims, data_type, name: name.clone(), raw_data: Some(bytes), ..TensorProto::default() };
             self.constants.push(tensor);

@@ -17,9 +17,10 @@ use std::sync::Arc;
 
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
+use super::blocks::{BlockPart, Encoding};
 use super::gguf::{self, BlockType, GgufError, Storage};
 use super::safetensors::{HeaderError, read_header};
-use super::source::{SourceError, TensorSource};
+use super::source::{SourceError, TensorSource, TensorView, copy_lent};
 use crate::mapping::{Mapping, MappingError};
 
 const SINGLE: &str = "model.safetensors";
@@ -152,28 +153,6 @@ impl CheckpointFile {
     /// Its mapping, to be kept by whoever wants the bytes to stay.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
-    }
-}
-
-/// Where a stored tensor lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorView<'a> {
-    /// Element type as stored.
-    pub dtype: DType,
-    /// Dimensions as stored, slowest first.
-    pub shape: &'a [u64],
-    /// Position in [`Checkpoint::files`].
-    pub file: usize,
-    /// First byte, counted from the beginning of the file.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: u64,
-}
-
-impl TensorView<'_> {
-    /// The bytes of the tensor, counted from the beginning of the file.
-    pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.length
     }
 }
 
@@ -341,6 +320,7 @@ impl Checkpoint {
             dtype: info.dtype,
             shape: &info.shape,
             file: place.file,
+            path: self.files[place.file].path(),
             offset: place.range.start,
             length: place.range.end - place.range.start,
         })
@@ -402,6 +382,10 @@ impl TensorSource for Checkpoint {
         self.index.get(name).ok_or_else(|| SourceError::Missing(name.to_owned()))
     }
 
+    fn stored(&self, name: &str) -> Option<TensorView<'_>> {
+        self.tensor(name)
+    }
+
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
         let info = self.info(name)?;
         let Some(Located { mapping, bytes, blocks, before }) = self.locate(name, &elements) else {
@@ -416,6 +400,38 @@ impl TensorSource for Checkpoint {
                 Cow::Owned(blocks.decode_run(bytes, before as usize, (elements.end - elements.start) as usize))
             }
         })
+    }
+
+    fn read(&self, name: &str, elements: Range<u64>, to: &mut [u8]) -> Result<(), SourceError> {
+        match self.locate(name, &elements) {
+            Some(Located { mapping, bytes, blocks: None, .. }) => mapping
+                .read(bytes.start, to)
+                .map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() }),
+            _ => copy_lent(self, name, elements, to),
+        }
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding<'_>> {
+        let blocks = self.places.get(name)?.blocks?;
+        Some(Encoding { name: Storage::Blocks(blocks).name().into(), blocks: Some(blocks.layout()) })
+    }
+
+    fn read_blocks(&self, name: &str, blocks: Range<u64>, part: BlockPart<'_>) -> Result<(), SourceError> {
+        let info = self.info(name)?;
+        let what = part.name();
+        let missing = || SourceError::NoSuchPart { tensor: name.to_owned(), part: what };
+        let stored = self.places.get(name).and_then(|place| place.blocks).ok_or_else(missing)?;
+        let length = stored.layout().length;
+        let elements = blocks.start.saturating_mul(length)..blocks.end.saturating_mul(length);
+        let Some(Located { mapping, bytes, before, .. }) = self.locate(name, &elements) else {
+            let count = info.shape.iter().product();
+            return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
+        };
+        let bytes =
+            mapping.bytes(bytes).map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() })?;
+        let first = (before / length) as usize;
+        let wanted = first..first + (blocks.end - blocks.start) as usize;
+        if stored.read_part(bytes, wanted, part) { Ok(()) } else { Err(missing()) }
     }
 
     fn release(&self, name: &str, elements: Range<u64>) {

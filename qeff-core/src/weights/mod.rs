@@ -7,12 +7,15 @@
 //! This room knows nothing of graphs, ONNX or targets. [`pack`] writes an external-data file because every target wants
 //! one, and hands back where each tensor landed; who refers to it is the emitter's business.
 
+pub mod blocks;
 mod checkpoint;
 mod convert;
 mod error;
 mod eval;
+mod facets;
 pub mod gguf;
 mod kernel;
+mod located;
 mod plan;
 mod region;
 mod safetensors;
@@ -20,10 +23,13 @@ mod source;
 mod tile;
 mod writer;
 
-pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile, TensorView};
+pub use blocks::{BlockLayout, BlockPart, CodeBits, Encoding, ZeroPoint};
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile};
 pub use error::EvalError;
-pub use eval::{Evaluation, TileSink, Traffic, evaluate_to_vec, write};
+pub use eval::{Evaluation, Scratch, TileSink, Traffic, evaluate_to_vec, write};
+pub use facets::{Facet, Facets};
+pub use located::{NotStored, StoredRun, find, locate};
 pub use safetensors::HeaderError;
-pub use source::{SourceError, TensorSource};
+pub use source::{SourceError, TensorSource, TensorView};
 pub use tile::Tiling;
 pub use writer::{PackError, PackOptions, PackRequest, Packed, Placement, Progress, pack};

@@ -223,6 +223,13 @@ impl WeightExpr {
         }
     }
 
+    /// Whether the expression reads no stored tensor, like a rotary table.
+    pub fn is_generated(&self) -> bool {
+        let mut reads = false;
+        self.for_each_source(&mut |_| reads = true);
+        !reads
+    }
+
     /// Shape of the result.
     ///
     /// # Errors

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use qeff_core::lower::Lowered;
 use qeff_core::mapping::Mapping;
-use qeff_core::weights::{Checkpoint, PackError, PackOptions, PackRequest, Placement, pack};
-use qeff_plugin_api::{DType, WeightExpr};
+use qeff_core::weights::{Checkpoint, PackError, PackOptions, PackRequest, Placement, locate, pack};
 
 use super::engine::WeightFile;
 
@@ -40,9 +39,9 @@ impl Placed {
         for program in programs {
             let mut of_program = vec![];
             for weight in &program.weights {
-                of_program.push(match linked(checkpoint, &weight.expr, weight.dtype) {
-                    Some(place) => Ok(place),
-                    None => {
+                of_program.push(match locate(&weight.expr, weight.dtype, checkpoint) {
+                    Ok(run) => Ok(Placement { file: linked_name(run.file), offset: run.offset, length: run.length }),
+                    Err(_) => {
                         requests.push(PackRequest {
                             name: weight.name.clone(),
                             expr: weight.expr.clone(),
@@ -85,18 +84,4 @@ impl Placed {
 /// Name under which programs know weight file `i` of the checkpoint.
 fn linked_name(i: usize) -> String {
     format!("checkpoint_{i}.data")
-}
-
-/// The place of a weight that is a stored tensor as it stands, or a run of its elements, in the type the program wants.
-fn linked(checkpoint: &Checkpoint, expr: &WeightExpr, dtype: DType) -> Option<Placement> {
-    let (name, elements) = expr.stored_run(checkpoint.index())?;
-    let view = checkpoint.tensor(name)?;
-    let size = dtype.size() as u64;
-    // Engines read elements in place, so they must be aligned as such.
-    let usable = view.dtype == dtype && view.offset.is_multiple_of(size);
-    usable.then(|| Placement {
-        file: linked_name(view.file),
-        offset: view.offset + elements.start * size,
-        length: (elements.end - elements.start) * size,
-    })
 }

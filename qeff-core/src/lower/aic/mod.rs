@@ -13,13 +13,13 @@ mod functions;
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, Dim, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
+    Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
-use qeff_plugin_api::{Elem, TensorIndex, WeightExpr};
+use qeff_plugin_api::{Elem, WeightExpr};
 
 use super::common::operand;
 use super::writer::{Attr, Writer};
-use super::{LowerError, Lowered, Target};
+use super::{LowerError, Lowered};
 
 /// The index that means "no row": the compiler skips the access.
 const INVALID: i64 = i32::MAX as i64;
@@ -28,9 +28,9 @@ const CLOUD: &str = "com.qualcomm.cloud";
 /// Domain of the norm function.
 const AISW: &str = "com.qti.aisw.onnx";
 
-pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
-    let mut aic = Aic { w: Writer::new(program, tensors, Target::Aic), heads_first: HashMap::new() };
-    for (_, node) in program.nodes() {
+pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
+    let mut aic = Aic { w, heads_first: HashMap::new() };
+    for (_, node) in aic.w.program.nodes() {
         aic.w.enter(node.scope);
         aic.node(node)?;
     }

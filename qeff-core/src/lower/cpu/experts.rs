@@ -179,7 +179,7 @@ impl Cpu<'_> {
         let mut products = Vec::with_capacity(parts.len());
         for (expert, part) in (0..).zip(&parts) {
             let matrix =
-                weights.element(expert, self.tensors).map_err(|error| self.w.refuse(node, error.to_string()))?;
+                weights.element(expert, self.w.tensors).map_err(|error| self.w.refuse(node, error.to_string()))?;
             let (matrix, turned) = self.stored(matrix, elem, &format!("{expert}.{name}"));
             let attrs = if turned { vec![("transB", Attr::Int(1))] } else { vec![] };
             products.push(self.w.node("Gemm", &[part, &matrix], &attrs));

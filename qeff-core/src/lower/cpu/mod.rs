@@ -12,20 +12,20 @@ mod experts;
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, AttentionMask, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
+    Attention, AttentionMask, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
-use qeff_plugin_api::{Elem, TensorIndex, WeightExpr};
+use qeff_plugin_api::{Elem, WeightExpr};
 
 use super::common::operand;
 use super::writer::{Attr, Writer};
-use super::{LowerError, Lowered, Target};
+use super::{LowerError, Lowered};
 
 /// The first operator set with `RMSNormalization` and `RotaryEmbedding`.
 const OPSET: i64 = 23;
 
-pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
-    let mut cpu = Cpu { w: Writer::new(program, tensors, Target::Cpu), tensors, rows: HashMap::new() };
-    for (_, node) in program.nodes() {
+pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
+    let mut cpu = Cpu { w, rows: HashMap::new() };
+    for (_, node) in cpu.w.program.nodes() {
         cpu.w.enter(node.scope);
         match &node.op {
             Op::Embedding(op) => cpu.w.embedding(node, op),
@@ -44,7 +44,6 @@ pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered,
 
 struct Cpu<'a> {
     w: Writer<'a>,
-    tensors: &'a TensorIndex,
     /// Values as matrices of their last axis.
     rows: HashMap<ValueId, String>,
 }
@@ -90,8 +89,8 @@ impl Cpu<'_> {
     /// The initializer of a matrix, called after `operand`, and whether it is the matrix transposed, because that is how the
     /// checkpoint stores it.
     fn stored(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> (String, bool) {
-        let expr = expr.simplified(self.tensors);
-        let turned = expr.clone().transposed().simplified(self.tensors);
+        let expr = expr.simplified(self.w.tensors);
+        let turned = expr.clone().transposed().simplified(self.w.tensors);
         let stored_turned = transposes(&turned) < transposes(&expr);
         (self.w.weight(if stored_turned { turned } else { expr }, elem, operand), stored_turned)
     }

@@ -1,0 +1,87 @@
+//! Linked export: which weights stay where the checkpoint has them.
+//!
+//! What a target can refer to differs. CPU engines read external data in place, so a tensor must be aligned and of a type
+//! that they have: rten refuses bf16. The AI 100 compiler is given names of tensors in safetensors files, and reads any of
+//! them. Everything else is either made by nodes of the graph or packed.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use qeff_core::lower::{Target, WeightForm};
+use qeff_core::onnx::Storage;
+use qeff_core::passes::Features;
+use qeff_core::weights::{Checkpoint as Weights, TensorSource as _};
+use qeff_plugin_api::DType;
+use qeff_plugin_api::graph::Model;
+
+use crate::checkpoint::Checkpoint;
+use crate::prepare::{Prepared, prepare_with};
+
+/// What becomes of weights that are stored in another type or layout than the graph wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remainder {
+    /// Nodes of the graph make them.
+    Nodes,
+    /// They are written beside the model.
+    Packed,
+}
+
+/// A linked export in the making.
+pub struct Linking<'a> {
+    weights: &'a Weights,
+    folder: &'a Path,
+    target: Target,
+    remainder: Option<Remainder>,
+}
+
+impl<'a> Linking<'a> {
+    /// For `target`, with the checkpoint's files linked. Without `remainder`, nodes make whatever the target reads.
+    ///
+    /// # Errors
+    /// If the target cannot refer to files of the checkpoint's format.
+    pub fn new(checkpoint: &'a Checkpoint, target: Target, remainder: Option<Remainder>) -> Result<Self> {
+        let folder = checkpoint.dir.as_path();
+        if target == Target::Aic && !folder.is_dir() {
+            bail!(
+                "{} is a GGUF file, and the AI 100 compiler reads linked weights from safetensors files only: \
+                 use --storage packed",
+                folder.display()
+            );
+        }
+        Ok(Self { weights: &checkpoint.weights, folder, target, remainder })
+    }
+
+    /// Applies `features` and lowers every program, with weights as they are stored where that is wanted.
+    ///
+    /// # Errors
+    /// If a pass refuses or the target cannot express the model.
+    pub fn prepare(&self, model: Model, features: &Features) -> Result<Prepared> {
+        let usable = |tensor: &str, wanted: DType| self.is_usable(tensor, wanted);
+        let form = match self.remainder {
+            Some(Remainder::Packed) => WeightForm::Wanted,
+            _ => WeightForm::Stored { usable: &usable },
+        };
+        prepare_with(model, self.weights.index(), features, self.target, form)
+    }
+
+    /// How weights are stored in the export of `model`.
+    pub fn storage<'m>(&'m self, model: &'m Model) -> Storage<'m> {
+        match self.target {
+            Target::Cpu => Storage::Linked,
+            Target::Aic => Storage::WeightSpec { model_name: &model.architecture, checkpoint: self.folder },
+        }
+    }
+
+    /// Whether nodes can make of a stored tensor what is wanted.
+    fn is_usable(&self, tensor: &str, wanted: DType) -> bool {
+        let Some(view) = self.weights.stored(tensor) else { return false };
+        // Evaluation converts numbers to numbers, and so does a Cast; what it refuses shall not slip by here.
+        let converts = view.dtype == wanted || (view.dtype.is_float() && wanted.is_float());
+        let readable = match self.target {
+            Target::Aic => true,
+            // rten has no bf16 at all, so by default nothing is given to it in that type.
+            Target::Cpu => view.is_aligned() && (view.dtype != DType::BF16 || self.remainder == Some(Remainder::Nodes)),
+        };
+        converts && readable
+    }
+}
