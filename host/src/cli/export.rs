@@ -119,6 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (checkpoint, described) = args.model.describe()?;
     talk::warnings(&described.warnings);
+    talk::notes(&described.notes);
     if let Some(context) = args.ctx_len {
         prepare::check_reach(&described.model, context.into()).context("--ctx-len is too large")?;
     }
@@ -219,9 +220,7 @@ fn links(export: &Exported) -> impl Iterator<Item = Json> {
 }
 
 fn reasons(export: &Exported) -> impl Iterator<Item = Json> {
-    let reason = |(why, tally): &(_, onnx::Tally)| {
-        json!({ "reason": format!("{why}"), "weights": tally.weights, "bytes": tally.bytes })
-    };
+    let reason = |(why, tally): &(_, onnx::Tally)| json!({ "reason": format!("{why}"), "weights": tally.weights, "bytes": tally.bytes });
     export.not_linked.iter().map(reason)
 }
 
