@@ -219,9 +219,7 @@ fn links(export: &Exported) -> impl Iterator<Item = Json> {
 }
 
 fn reasons(export: &Exported) -> impl Iterator<Item = Json> {
-    let reason = |(why, tally): &(_, onnx::Tally)| {
-        json!({ "reason": format!("{why}"), "weights": tally.weights, "bytes": tally.bytes })
-    };
+    let reason = |(why, tally): &(_, onnx::Tally)| json!({ "reason": format!("{why}"), "weights": tally.weights, "bytes": tally.bytes });
     export.not_linked.iter().map(reason)
 }
 
