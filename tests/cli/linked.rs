@@ -124,7 +124,8 @@ fn a_folder_of_links_to_blobs() {
         std::os::unix::fs::symlink(blob, snapshot.join(name)).expect("a link");
     }
     let (cpu, aic) = (place.path().join("cpu"), place.path().join("aic"));
-    linked(&snapshot, &cpu).words("--target cpu --remainder nodes").succeeds();
+    let outcome = linked(&snapshot, &cpu).words("--target cpu --remainder nodes").succeeds();
+    assert!(outcome.warnings().iter().any(|warning| warning.contains("rten refuses")), "{outcome:?}");
     linked(&snapshot, &aic).words("--target aic").succeeds();
     let spec: serde_json::Value =
         serde_json::from_slice(&std::fs::read(aic.join("weight_spec.json")).expect("a map")).expect("JSON");
