@@ -17,6 +17,9 @@ use qeff_host::prepare::{self, CpuOptions};
 use qeff_host::runtime::cpu::rten::Rten;
 use rayon::prelude::*;
 
+/// Most prompt tokens of one call, as `run` has it.
+const CHUNK: usize = 512;
+
 struct Arguments {
     model: PathBuf,
     prompt: usize,
@@ -46,11 +49,11 @@ fn main() -> Result<()> {
     let Arguments { model, prompt, new, slots } = arguments()?;
     let checkpoint = Checkpoint::open(&model)?;
     let described = describe(&checkpoint)?;
-    let options = CpuOptions { engine: &Rten, slots, context: prompt + new };
+    let options = CpuOptions { engine: &Rten, slots, context: prompt + new, chunk: CHUNK };
     let mut ready = prepare::cpu(&described, &checkpoint.weights, options)?;
     let requests: Vec<Request> =
         (0..slots).map(|_| Request { prompt: (1..=prompt as u32).collect(), max_new_tokens: new }).collect();
-    let options = Options { sampling: Sampling::default(), eos: vec![], chunk: 512, keep_logits: false };
+    let options = Options { sampling: Sampling::default(), eos: vec![], chunk: CHUNK, keep_logits: false };
     let before = read_rate();
     // Once to warm the pages, once to measure.
     generate(&mut ready.session, &requests, &options, &mut Silent)?;

@@ -38,7 +38,7 @@ fn logits_are_those_of_the_dequantised_weights() {
         let model = describe(&checkpoint)?;
         for case in cases(&fixture(name))? {
             let context = case.prompt.len() + case.greedy.len();
-            let options = CpuOptions { engine: &Rten, slots: 1, context };
+            let options = CpuOptions { engine: &Rten, slots: 1, context, chunk: 512 };
             let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
             let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
             compare(&case, &got[0])?;
@@ -63,8 +63,8 @@ fn nothing_of_the_file_is_left_unread() {
 #[test]
 fn plain_tensors_are_used_where_they_lie() -> Result<()> {
     let checkpoint = open("gguf/llama-f32")?;
-    let ready =
-        prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, CpuOptions { engine: &Rten, slots: 1, context: 8 })?;
+    let options = CpuOptions { engine: &Rten, slots: 1, context: 8, chunk: 8 };
+    let ready = prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, options)?;
     ensure!(ready.residence.linked > 0, "{:?}", ready.residence);
     Ok(())
 }

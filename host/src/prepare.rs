@@ -10,7 +10,7 @@ use qeff_plugin_api::weight::RopeTable;
 use qeff_plugin_api::{TensorIndex, WeightExpr};
 
 use crate::runtime::cpu::engine::Engine;
-use crate::runtime::cpu::session::CpuSession;
+use crate::runtime::cpu::session::{CpuSession, Extent};
 use crate::runtime::cpu::{Residence, load};
 
 /// The program of a model that generates text.
@@ -118,6 +118,8 @@ pub struct CpuOptions<'a> {
     pub slots: usize,
     /// Most positions of a sequence.
     pub context: usize,
+    /// Most tokens of a sequence in one call; more are written in several.
+    pub chunk: usize,
 }
 
 /// Makes `model` ready to run on the CPU.
@@ -125,7 +127,7 @@ pub struct CpuOptions<'a> {
 /// # Errors
 /// If the model cannot be lowered or loaded.
 pub fn cpu(model: &Model, weights: &Weights, options: CpuOptions<'_>) -> Result<CpuReady> {
-    let CpuOptions { engine, slots, context } = options;
+    let CpuOptions { engine, slots, context, chunk } = options;
     let mut model = model.clone();
     shorten_tables(&mut model, context as u64);
     let features = Features { reach: context as u64, ..Features::default() };
@@ -142,6 +144,6 @@ pub fn cpu(model: &Model, weights: &Weights, options: CpuOptions<'_>) -> Result<
     let (programs, residence) = load(engine, weights, &sources)?;
     let mut programs = programs.into_iter();
     let first = programs.next().context("the model has no program")?;
-    let session = CpuSession::new(first, programs.next(), slots, context);
+    let session = CpuSession::new(first, programs.next(), Extent { slots, context, chunk });
     Ok(CpuReady { session, residence, reports: plain.reports })
 }

@@ -3,7 +3,7 @@
 //! One function serves the builder (an author's mistake is caught at the call), the validator (a pass's mistake) and the
 //! wire decoder (a stranger's), so there is one truth about shapes.
 
-use crate::graph::{AttrValue, Dim, OnnxOp, Op, SelectMode, StateWrite, Type};
+use crate::graph::{AttrValue, Dim, ExpertActivation, Experts, OnnxOp, Op, SelectMode, StateWrite, Type};
 use crate::{DType, Elem};
 
 /// What an operator demanded and got.
@@ -97,6 +97,7 @@ pub fn infer(op: &Op, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
             Ok(vec![x.clone()])
         }
         Op::Attention(attention) => attention_type(attention, operands),
+        Op::Experts(experts) => experts_type(experts, operands),
         Op::Select(select) => {
             let h = get(operands, 0, "h")?;
             expect(h.rank() == 3, "h", "[batch, seq, width]", h)?;
@@ -165,11 +166,64 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
         _ => positions(operands, A::POSITIONS, &q.dims[..2])?,
     }
     batch_index(operands, A::BATCH_INDEX, &q.dims[0])?;
+    if let Some(sinks) = optional(operands, A::SINKS) {
+        expect(sinks.dims == [Dim::Fixed(heads)], "sinks", &format!("[{heads}], a score for each head of q"), sinks)?;
+    }
     // Sizes come from strangers too, so their product may not fit.
     let Some(width) = v.dims[3].fixed().and_then(|width| heads.checked_mul(width)) else {
         return Err(Mismatch::Operand { operand: "v", expected: "a fixed width".into(), found: v.to_string() });
     };
     Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(width)])])
+}
+
+fn experts_type(experts: &Experts, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
+    use Experts as E;
+    let x = get(operands, E::X, "x")?;
+    let (up, down) = (get(operands, E::UP, "up")?, get(operands, E::DOWN, "down")?);
+    let Some((width, lead)) = x.dims.split_last() else {
+        return expect(false, "x", "[…, width]", x).map(|()| vec![]);
+    };
+    let (ids, weights) = (get(operands, E::IDS, "ids")?, get(operands, E::WEIGHTS, "weights")?);
+    let sent = |ty: &Type| ty.rank() == x.rank() && ty.dims.starts_with(lead) && ty.last().is_some_and(is_some_number);
+    expect(ids.elem == Elem::I64 && sent(ids), "ids", &format!("i64[…, experts of a token] for {x}"), ids)?;
+    expect(weights.dims == ids.dims && weights.elem == x.elem, "weights", &format!("as many as ids, {ids}"), weights)?;
+    let fits = up.rank() == 3 && up.dims[1] == *width && up.dims.iter().all(is_some_number);
+    expect(fits, "up", &format!("[experts, {width}, inner]"), up)?;
+    let [count, inner] = [&up.dims[0], &up.dims[2]];
+    let matrix = |operand, index, dims: &[&Dim]| match optional(operands, index) {
+        Some(ty) => {
+            let expected = Type::new(x.elem, dims.iter().map(|&dim| dim.clone()));
+            expect(*ty == expected, operand, &expected.to_string(), ty)
+        }
+        None => Ok(()),
+    };
+    matrix("up", E::UP, &[count, width, inner])?;
+    matrix("gate", E::GATE, &[count, width, inner])?;
+    matrix("down", E::DOWN, &[count, inner, width])?;
+    matrix("gate_bias", E::GATE_BIAS, &[count, inner])?;
+    matrix("up_bias", E::UP_BIAS, &[count, inner])?;
+    matrix("down_bias", E::DOWN_BIAS, &[count, width])?;
+    let gated = optional(operands, E::GATE).is_some();
+    if !gated && optional(operands, E::GATE_BIAS).is_some() {
+        return Err(Mismatch::Absent { operand: "gate" });
+    }
+    if let ExpertActivation::ClampedSwiglu { limit, .. } = experts.activation {
+        if !gated {
+            return Err(Mismatch::Absent { operand: "gate" });
+        }
+        if limit.is_nan() || limit <= 0.0 {
+            let why = format!("{limit} is no limit; it must be above 0");
+            return Err(Mismatch::Attribute { attribute: "limit", why });
+        }
+    }
+    let (most, chosen) = (count.fixed().unwrap_or(0), ids.last().and_then(Dim::fixed).unwrap_or(0));
+    expect(chosen <= most, "ids", &format!("at most the {most} experts there are, for each token"), ids)?;
+    expect(down.rank() == 3, "down", &format!("[{count}, {inner}, {width}]"), down)?;
+    Ok(vec![x.clone()])
+}
+
+fn is_some_number(dim: &Dim) -> bool {
+    dim.fixed().is_some_and(|n| n > 0)
 }
 
 fn onnx_types(op: &OnnxOp, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {

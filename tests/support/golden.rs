@@ -86,6 +86,37 @@ impl Golden {
                     add("lm_head.weight".into(), &[vocab, hidden]);
                 }
             }
+            Some("gpt_oss") => {
+                let (vocab, hidden, inner) = (count("vocab_size")?, count("hidden_size")?, count("intermediate_size")?);
+                let (heads, experts) = (count("num_attention_heads")?, count("num_local_experts")?);
+                let width = count("head_dim")?;
+                let (q, kv) = (heads * width, count("num_key_value_heads")? * width);
+                add("model.embed_tokens.weight".into(), &[vocab, hidden]);
+                for i in 0..count("num_hidden_layers")? {
+                    let shapes: [(&str, &[u64]); 17] = [
+                        ("input_layernorm.weight", &[hidden]),
+                        ("self_attn.q_proj.weight", &[q, hidden]),
+                        ("self_attn.q_proj.bias", &[q]),
+                        ("self_attn.k_proj.weight", &[kv, hidden]),
+                        ("self_attn.k_proj.bias", &[kv]),
+                        ("self_attn.v_proj.weight", &[kv, hidden]),
+                        ("self_attn.v_proj.bias", &[kv]),
+                        ("self_attn.o_proj.weight", &[hidden, q]),
+                        ("self_attn.o_proj.bias", &[hidden]),
+                        ("self_attn.sinks", &[heads]),
+                        ("post_attention_layernorm.weight", &[hidden]),
+                        ("mlp.router.weight", &[experts, hidden]),
+                        ("mlp.router.bias", &[experts]),
+                        ("mlp.experts.gate_up_proj", &[experts, hidden, 2 * inner]),
+                        ("mlp.experts.gate_up_proj_bias", &[experts, 2 * inner]),
+                        ("mlp.experts.down_proj", &[experts, inner, hidden]),
+                        ("mlp.experts.down_proj_bias", &[experts, hidden]),
+                    ];
+                    shapes.iter().for_each(|(name, shape)| add(format!("model.layers.{i}.{name}"), shape));
+                }
+                add("model.norm.weight".into(), &[hidden]);
+                add("lm_head.weight".into(), &[vocab, hidden]);
+            }
             Some("gpt2") => {
                 let (vocab, hidden, positions) = (count("vocab_size")?, count("n_embd")?, count("n_positions")?);
                 add("transformer.wte.weight".into(), &[vocab, hidden]);

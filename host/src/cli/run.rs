@@ -131,7 +131,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
     let plan = Plan::new(args, &encoded, &described.model)?;
-    let options = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context };
+    let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
+    let options = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context, chunk };
     let ready = prepare::cpu(&described.model, &checkpoint.weights, options)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let mut session = ready.session;
@@ -140,7 +141,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let options = Options {
         sampling,
         eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
-        chunk: args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize),
+        chunk,
         keep_logits: args.logits,
     };
     let show = if args.json {

@@ -1,18 +1,20 @@
 //! Lowering: from what a model computes to the nodes a target understands.
 //!
-//! Both targets read the same semantic graph; what differs between them stands in one file each. A lowered program is
+//! Both targets read the same semantic graph; what differs between them stands in one folder each. A lowered program is
 //! nearly an ONNX file, only that initializers are still weight expressions: bytes are the emitter's business.
 //!
-//! | target | states | attention | functions |
-//! |---|---|---|---|
-//! | [`aic`] | `CtxScatter` / `CtxGather` | gathered rows, −∞ mask | custom functions with bodies |
-//! | [`cpu`] | `ScatterND` in place, one slack row | on the state as it lies | none, all inlined |
+//! | target | states | attention | experts | functions |
+//! |---|---|---|---|---|
+//! | [`aic`] | `CtxScatter` / `CtxGather` | gathered rows, −∞ mask | matrices gathered for each token | custom functions with bodies |
+//! | [`cpu`] | `ScatterND` in place, one slack row | on the state as it lies | tokens sorted by expert | none, all inlined |
 //!
 //! Lowering does not choose features (passes do) and does not touch weights' bytes (`weights`).
 
 pub mod aic;
 mod common;
 pub mod cpu;
+mod experts;
+mod rolling;
 mod stored;
 mod writer;
 

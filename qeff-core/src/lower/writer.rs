@@ -14,6 +14,9 @@ use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
 
 use super::{Initializer, LowerError, Lowered, Target, WeightForm};
 
+/// Longest list of integers that is written as a constant.
+const LONGEST_LIST: u64 = 1024;
+
 /// An attribute of a node.
 pub(super) enum Attr<'a> {
     Int(i64),
@@ -25,7 +28,7 @@ pub(super) enum Attr<'a> {
 pub(super) struct Writer<'a> {
     pub(super) program: &'a Program,
     pub(super) tensors: &'a TensorIndex,
-    target: Target,
+    pub(super) target: Target,
     form: WeightForm<'a>,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
@@ -140,6 +143,12 @@ impl<'a> Writer<'a> {
             && shape.is_empty()
         {
             return self.scalar(*value);
+        }
+        if let (Elem::I64, WeightExpr::Fill { value, shape }) = (elem, &expr)
+            && let [count] = shape[..]
+            && count <= LONGEST_LIST
+        {
+            return self.ints(&vec![*value as i64; count as usize]);
         }
         let dtype = elem.resolve(self.program.act);
         let key = format!("{dtype}:{expr}");
@@ -256,6 +265,27 @@ impl<'a> Writer<'a> {
         output
     }
 
+    /// A standard node with `count` results in the current scope.
+    pub(super) fn node_with(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attrs: &[(&str, Attr<'_>)],
+        count: usize,
+    ) -> Vec<String> {
+        let name = self.node_name(op);
+        let output: Vec<_> = (0..count).map(|i| format!("{name}_output_{i}")).collect();
+        self.nodes.push(NodeProto {
+            name,
+            op_type: op.to_owned(),
+            domain: String::new(),
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: output.clone(),
+            attribute: attrs.iter().map(|(key, attr)| attribute(key, attr)).collect(),
+        });
+        output
+    }
+
     /// A raw ONNX operator of the program as it stands.
     pub(super) fn onnx(&mut self, node: &Node, op: &OnnxOp) {
         // Operands of the standard operator that carries named weights; any other weight is called by its place.
@@ -323,6 +353,24 @@ impl<'a> Writer<'a> {
         let shape = self.node("Shape", &[x], &[]);
         let axis = self.int(axis);
         self.node("Gather", &[&shape, &axis], &[])
+    }
+
+    /// The largest number of each row of `x[B, n]`: `[B, 1]`.
+    pub(super) fn largest(&mut self, x: &str) -> String {
+        match self.target {
+            // Axes became an operand between the two operator sets.
+            Target::Aic => self.node("ReduceMax", &[x], &[("axes", Attr::Ints(&[1])), ("keepdims", Attr::Int(1))]),
+            Target::Cpu => {
+                let axes = self.ints(&[1]);
+                self.node("ReduceMax", &[x, &axes], &[("keepdims", Attr::Int(1))])
+            }
+        }
+    }
+
+    /// Sums along one axis, which goes.
+    pub(super) fn sum(&mut self, x: &str, axis: i64) -> String {
+        let axes = self.ints(&[axis]);
+        self.node("ReduceSum", &[x, &axes], &[("keepdims", Attr::Int(0))])
     }
 
     /// Each head of `x[B, heads, L, width]` written `times` times in a row: `[B, heads · times, L, width]`.

@@ -184,7 +184,7 @@ impl<'a> Plan<'a> {
     fn link(&mut self, weight: &Initializer, source: &dyn TensorSource) -> Option<Place> {
         let bytes = weight.shape.iter().product::<u64>() * weight.dtype.size() as u64;
         let place = match &mut self.spec {
-            None => locate(&weight.expr, weight.dtype, source).map(|view| Place::Data(self.data.place(&view))),
+            None => locate(&weight.expr, weight.dtype, source).map(|run| Place::Data(self.data.place(&run))),
             // A compiler that looks tensors up by name copies them, so it does not mind their alignment.
             Some(spec) => find(&weight.expr, weight.dtype, source)
                 .and_then(|view| spec.bind(weight, &view))

@@ -19,7 +19,7 @@ use qeff_plugin_api::WeightExpr;
 use serde::Serialize;
 
 use crate::lower::Initializer;
-use crate::weights::{NotStored, Placement, TensorView};
+use crate::weights::{NotStored, Placement, StoredRun, TensorView};
 
 /// The key under which a model file carries its [`WeightSpec`].
 pub const WEIGHT_SPEC_KEY: &str = "com.qti.aisw.extdata";
@@ -69,10 +69,10 @@ impl<'a> DataLinks<'a> {
         Self { stem, files: BTreeMap::new() }
     }
 
-    /// The place of a stored tensor as external data.
-    pub(super) fn place(&mut self, view: &TensorView<'_>) -> Placement {
-        self.files.entry(view.file).or_insert_with(|| view.path.to_owned());
-        Placement { file: self.name(view.file), offset: view.offset, length: view.length }
+    /// The place of stored elements as external data.
+    pub(super) fn place(&mut self, run: &StoredRun<'_>) -> Placement {
+        self.files.entry(run.file).or_insert_with(|| run.path.to_owned());
+        Placement { file: self.name(run.file), offset: run.offset, length: run.length }
     }
 
     /// rten reads external data from names that end in `.data` or `.onnx_data` only.

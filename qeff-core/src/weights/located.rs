@@ -4,6 +4,7 @@
 //! [`locate`], so they cannot disagree about which weights need to be made.
 
 use std::fmt;
+use std::path::Path;
 
 use qeff_plugin_api::{DType, WeightExpr};
 
@@ -62,16 +63,46 @@ pub fn find<'s>(expr: &WeightExpr, dtype: DType, source: &'s dyn TensorSource) -
     }
 }
 
-/// As [`find`], if besides the tensor is aligned, so that an engine can read its elements in place.
+/// A run of stored elements that can be used where they lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredRun<'s> {
+    /// Position in [`Checkpoint::files`](super::Checkpoint::files).
+    pub file: usize,
+    /// That file.
+    pub path: &'s Path,
+    /// First byte, counted from the beginning of the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// Where the elements of `expr` lie as they are wanted, aligned for their type, so that an engine can read them in place: a
+/// stored tensor, or a run of its elements such as one expert of a stack. `expr` has to be canonical.
 ///
 /// # Errors
-/// [`NotStored`] says why there is none.
-pub fn locate<'s>(expr: &WeightExpr, dtype: DType, source: &'s dyn TensorSource) -> Result<TensorView<'s>, NotStored> {
-    let view = find(expr, dtype, source)?;
-    match view.is_aligned() {
-        true => Ok(view),
-        false => Err(NotStored::Misaligned { dtype }),
+/// [`NotStored`] says why they lie nowhere so.
+pub fn locate<'s>(expr: &WeightExpr, dtype: DType, source: &'s dyn TensorSource) -> Result<StoredRun<'s>, NotStored> {
+    let Some((name, elements)) = expr.stored_run(source.index()) else {
+        return Err(match expr {
+            WeightExpr::Tensor(_) => NotStored::Encoded,
+            made if made.is_generated() => NotStored::Generated,
+            _ => NotStored::Computed,
+        });
+    };
+    let view = source.stored(name).ok_or(NotStored::Encoded)?;
+    if view.dtype != dtype {
+        return Err(NotStored::OtherType { stored: view.dtype, wanted: dtype });
     }
+    if !view.is_aligned() {
+        return Err(NotStored::Misaligned { dtype });
+    }
+    let size = dtype.size() as u64;
+    Ok(StoredRun {
+        file: view.file,
+        path: view.path,
+        offset: view.offset + elements.start * size,
+        length: (elements.end - elements.start) * size,
+    })
 }
 
 #[cfg(test)]
@@ -92,7 +123,9 @@ mod tests {
         std::fs::write(dir.path().join("model.safetensors"), file(&header, &[0; 25])).unwrap();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         let check = |text: &str| locate(&WeightExpr::parse(text).unwrap(), DType::F32, &checkpoint).map(|v| v.offset);
-        assert_eq!(check(r#"w"a""#), Ok(8 + header.len() as u64));
+        let data = 8 + header.len() as u64;
+        assert_eq!(check(r#"w"a""#), Ok(data));
+        assert_eq!(check(r#"w"a".take(0, 1, 2, 1..2)"#), Ok(data + 8));
         assert_eq!(check("fill(1, [3])"), Err(NotStored::Generated));
         assert_eq!(check(r#"w"a".transpose(1, 0)"#), Err(NotStored::Computed));
         assert_eq!(check(r#"w"h""#), Err(NotStored::OtherType { stored: DType::F16, wanted: DType::F32 }));

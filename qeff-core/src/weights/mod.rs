@@ -28,7 +28,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile};
 pub use error::EvalError;
 pub use eval::{Evaluation, Scratch, TileSink, Traffic, evaluate_to_vec, write};
 pub use facets::{Facet, Facets};
-pub use located::{NotStored, find, locate};
+pub use located::{NotStored, StoredRun, find, locate};
 pub use safetensors::HeaderError;
 pub use source::{SourceError, TensorSource, TensorView};
 pub use tile::Tiling;

@@ -124,6 +124,35 @@ impl WeightExpr {
         WeightExpr::Transpose { of: Box::new(self), perm: vec![1, 0] }
     }
 
+    /// Element `index` of the first axis, without that axis: one expert of many.
+    ///
+    /// Steps that leave the first axis alone move on to the element, and an element of a stack is what was stacked, so that a
+    /// tensor stored as it is wanted stays one.
+    ///
+    /// # Errors
+    /// If the expression has no shape. An element that there is not is found when the shape of the result is asked for.
+    pub fn element(&self, index: u64, tensors: &TensorIndex) -> Result<WeightExpr, WeightError> {
+        let element = |of: &WeightExpr| of.element(index, tensors);
+        Ok(match self {
+            WeightExpr::Stack { axis: 0, parts } if index < parts.len() as u64 => parts[index as usize].clone(),
+            WeightExpr::Transpose { of, perm } if perm.first() == Some(&0) => {
+                let perm = perm[1..].iter().map(|axis| axis.saturating_sub(1)).collect();
+                WeightExpr::Transpose { of: Box::new(element(of)?), perm }
+            }
+            WeightExpr::Take { of, axis, groups, width, columns } if *axis > 0 => {
+                element(of)?.take(axis - 1, *groups, *width, columns.clone())
+            }
+            WeightExpr::Affine { of, scale, offset } => {
+                WeightExpr::Affine { of: Box::new(element(of)?), scale: *scale, offset: *offset }
+            }
+            _ => {
+                let shape = self.shape(tensors)?;
+                let (count, rest) = shape.split_first().unwrap_or((&0, &[]));
+                self.clone().take(0, 1, *count, index..index.saturating_add(1)).reshape(rest.to_vec())
+            }
+        })
+    }
+
     /// See [`WeightExpr::Take`].
     pub fn take(self, axis: usize, groups: u64, width: u64, columns: Range<u64>) -> Self {
         WeightExpr::Take { of: Box::new(self), axis, groups, width, columns }
@@ -142,6 +171,20 @@ impl WeightExpr {
     /// See [`WeightExpr::Affine`].
     pub fn affine(self, scale: f32, offset: f32) -> Self {
         WeightExpr::Affine { of: Box::new(self), scale, offset }
+    }
+
+    /// The stored tensor whose elements these are as they lie there, and which of them; `None` if they do not lie in one run.
+    pub fn stored_run(&self, index: &TensorIndex) -> Option<(&str, Range<u64>)> {
+        match self {
+            WeightExpr::Tensor(name) => Some((name, 0..element_count(&index.get(name)?.shape)?)),
+            WeightExpr::Reshape { of, .. } => of.stored_run(index),
+            WeightExpr::Take { of, axis: 0, groups: 1, width, columns } => {
+                let (name, Range { start, end }) = of.stored_run(index)?;
+                let one = (end - start).checked_div(*width)?;
+                Some((name, start + one * columns.start..start + one * columns.end))
+            }
+            _ => None,
+        }
     }
 
     /// The operands of the outermost step.

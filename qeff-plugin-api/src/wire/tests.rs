@@ -7,8 +7,8 @@ use crate::blocks::{Activation, Attn, Linear, Norm, Rope, RopeConfig, attention,
 use crate::build::{GraphBuilder, Kv};
 use crate::config::Config;
 use crate::graph::{
-    AttentionMask, AttrValue, Embedding, Link, Model, NegativeIds, OnnxOp, PositionLimit, Program, Role, StateKind,
-    Task, Type,
+    AttentionMask, AttrValue, Embedding, Link, Model, NegativeIds, NormProduct, OnnxOp, PositionLimit, Program, Role,
+    StateKind, Task, Type,
 };
 use crate::onnx::ModelProto;
 use crate::{DType, Elem, TensorIndex, TensorInfo, WeightExpr};
@@ -78,7 +78,11 @@ fn program(name: &str, s: &Shape, index: &TensorIndex) -> Program {
     let kind = if s.rolling { StateKind::Rolling } else { StateKind::Full };
     let kv = g.kv_all(s.layers, Kv { kind, ..Kv::full(s.kv_heads, HEAD) });
     let positions = g.positions();
-    let norm = if s.learned_positions { Norm::Layer { eps: 1e-5 } } else { Norm::Rms { eps: 1e-6 } };
+    let norm = if s.learned_positions {
+        Norm::Layer { eps: 1e-5 }
+    } else {
+        Norm::Rms { eps: 1e-6, product: NormProduct::AfterCast }
+    };
     let config = Config::parse(r#"{"rope_theta": 10000.0}"#).unwrap();
     let defaults = RopeDefaults { head_dim: HEAD, positions: 64, base: 1e4, partial: false };
     let table = Rope::table(g.at("m"), &RopeConfig::read(&config, &defaults).unwrap());
@@ -212,7 +216,7 @@ fn refusals_say_what_and_where() {
     }
     type Change = Box<dyn FnOnce(&mut ModelProto)>;
     let cases: [(&str, Change); 9] = [
-        ("needs qeff 2, this host has 1", Box::new(|m| m.opset_import[1].version = 2)),
+        ("needs qeff 3, this host has 2", Box::new(|m| m.opset_import[1].version = 3)),
         ("needs the wire schema 9, this host has 1", Box::new(|m| m.metadata_props[0].value = "9".into())),
         (
             "m.layers.0.attn.q/Linear_2: there is no operator `Quadratic` in qeff 1",

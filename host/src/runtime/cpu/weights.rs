@@ -1,6 +1,6 @@
 //! Where the weights of programs lie, so that nothing is copied that can be used in place.
 //!
-//! A weight that is a stored tensor as it stands is a piece of the mapped checkpoint. What must be converted (bf16, f16,
+//! A weight that is a stored tensor as it stands, or one expert of it, is a piece of the mapped checkpoint. What must be converted (bf16, f16,
 //! rotary tables) is packed into a file that has no name any more once it is mapped, so nothing is left behind however the
 //! process ends, and the system may drop its pages when memory is short.
 
@@ -40,9 +40,7 @@ impl Placed {
             let mut of_program = vec![];
             for weight in &program.weights {
                 of_program.push(match locate(&weight.expr, weight.dtype, checkpoint) {
-                    Ok(view) => {
-                        Ok(Placement { file: linked_name(view.file), offset: view.offset, length: view.length })
-                    }
+                    Ok(run) => Ok(Placement { file: linked_name(run.file), offset: run.offset, length: run.length }),
                     Err(_) => {
                         requests.push(PackRequest {
                             name: weight.name.clone(),

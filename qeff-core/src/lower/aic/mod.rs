@@ -7,11 +7,14 @@
 //! A position of −1 marks padding. Plain writes keep it (the device drops it); batched writes and all reads turn it into
 //! INT32_MAX, which the compiler knows as "no row here".
 
+mod experts;
 mod functions;
 
 use std::collections::HashMap;
 
-use qeff_plugin_api::graph::{Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId};
+use qeff_plugin_api::graph::{
+    Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
+};
 use qeff_plugin_api::{Elem, WeightExpr};
 
 use super::common::operand;
@@ -58,6 +61,7 @@ impl Aic<'_> {
             Op::Rotary(op) => self.rotary(node, op),
             Op::StateWrite(op) => return self.state_write(node, op),
             Op::Attention(op) => return self.attention(node, op),
+            Op::Experts(op) => self.experts(node, op),
             Op::Select(op) => self.w.select(node, op),
             Op::Onnx(op) => self.w.onnx(node, op),
         }
@@ -170,20 +174,22 @@ impl Aic<'_> {
         let positions = operand(node, StateWrite::positions(parts));
         let batch_index = node.operand(StateWrite::batch_index(parts)).map(|value| self.w.name(value));
         for (i, &output) in node.outputs.iter().enumerate() {
-            self.w.require_full_state(node, output)?;
+            let kind = self.w.state_kind(node, output)?;
+            let axis = self.w.program.ty(output).dims[2].clone();
+            let rows = match kind {
+                StateKind::Full => self.w.name(positions),
+                StateKind::Rolling => self.w.rolling_rows(&axis, positions),
+            };
             let part = self.w.name(operand(node, StateWrite::part(i)));
             let new = operand(node, StateWrite::new_rows(i, parts));
             let (heads, width) = (self.w.fixed(new, 2), self.w.width(new));
             let new = self.heads_first(new);
             let new = self.w.repeat_heads(&new, heads, op.repeat, width);
             match &batch_index {
-                None => {
-                    let positions = self.w.name(positions);
-                    self.w.node_for(output, CLOUD, "CtxScatter", &[&part, &positions, &new], &[]);
-                }
+                None => self.w.node_for(output, CLOUD, "CtxScatter", &[&part, &rows, &new], &[]),
                 Some(batch_index) => {
-                    let positions = self.write_positions(positions);
-                    let inputs = [part.as_str(), batch_index, &positions, &new];
+                    let rows = self.valid_rows(&rows);
+                    let inputs = [part.as_str(), batch_index, &rows, &new];
                     self.w.node_for(output, CLOUD, "CtxScatterCB", &inputs, &[]);
                 }
             }
@@ -191,19 +197,18 @@ impl Aic<'_> {
         Ok(())
     }
 
-    /// Positions with padding turned into the index the compiler drops.
-    fn write_positions(&mut self, positions: ValueId) -> String {
-        self.w.shared(format!("write positions {positions:?}"), |w| {
-            let positions = w.name(positions);
+    /// Rows to be written, with negative ones turned into the index the compiler drops.
+    fn valid_rows(&mut self, rows: &str) -> String {
+        self.w.shared(format!("valid {rows}"), |w| {
             let (zero, invalid) = (w.int(0), w.int(INVALID));
-            let padding = w.node("Less", &[&positions, &zero], &[]);
-            w.node("Where", &[&padding, &invalid, &positions], &[])
+            let padding = w.node("Less", &[rows, &zero], &[]);
+            w.node("Where", &[&padding, &invalid, rows], &[])
         })
     }
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        self.w.require_full_state(node, k)?;
+        let kind = self.w.state_kind(node, k)?;
         let Some(positions) = node.operand(Attention::POSITIONS) else {
             return Err(self.w.refuse(node, "only attention with positions is lowered"));
         };
@@ -212,7 +217,7 @@ impl Aic<'_> {
         let axis = self.w.program.ty(k).dims[2].clone();
 
         let rows = self.read_rows(&axis, positions);
-        let mask = self.w.hidden_keys(&axis, positions, op.mask);
+        let mask = self.w.hidden_keys(&axis, kind, positions, op.mask);
         let batch_index = node.operand(Attention::BATCH_INDEX).map(|value| self.w.name(value));
         let gather = |aic: &mut Self, part: ValueId| {
             let part = aic.w.name(part);
@@ -239,7 +244,9 @@ impl Aic<'_> {
             let hidden = self.w.scalar(f32::NEG_INFINITY);
             scores = self.w.node("Where", &[&mask, &hidden, &scores], &[]);
         }
-        let weights = self.w.node("Softmax", &[&scores], &[("axis", Attr::Int(-1))]);
+        let sinks = node.operand(Attention::SINKS);
+        let sinks = sinks.map(|sinks| self.w.sink_column(sinks, positions, &[heads as i64]));
+        let weights = self.w.key_weights(&scores, sinks.as_deref());
         let context = self.w.node("MatMul", &[&weights, &values], &[]);
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
         let shape = self.w.ints(&[0, 0, (heads * v_width) as i64]);
@@ -251,10 +258,9 @@ impl Aic<'_> {
     fn read_rows(&mut self, axis: &Dim, positions: ValueId) -> Rows {
         let length = self.w.state_length(axis);
         let index = self.w.state_rows(axis);
+        let newest = self.w.newest(positions);
         let absent = self.w.shared(format!("absent {axis} {positions:?}"), |w| {
-            let positions = w.name(positions);
-            let limit = w.node("ReduceMax", &[&positions], &[("axes", Attr::Ints(&[1])), ("keepdims", Attr::Int(1))]);
-            let limit = w.unsqueeze(&limit, &[1]);
+            let limit = w.unsqueeze(&newest, &[1]);
             let index = w.unsqueeze(&index, &[0, 1]);
             w.node("Greater", &[&index, &limit], &[])
         });

@@ -50,7 +50,7 @@ fn a_decoder() {
     let rope = Rope::table(g.at("model"), &rope);
     let h = embed(g.at("model.embed_tokens"), ids, [32, 8], Embedding::default());
     let l = g.at("model").at(("layers", 0));
-    let x = Norm::Rms { eps: 1e-6 }.apply(l.at("norm"), h);
+    let x = Norm::Rms { eps: 1e-6, product: NormProduct::AfterCast }.apply(l.at("norm"), h);
     let a = l.at("attn");
     let q = rotary(a, linear(a.at("q"), x, &Linear::heads(2, 4)), rope, pos);
     let part = |name, n: u64| {

@@ -7,12 +7,14 @@
 //!
 //! Weights keep the orientation in which the checkpoint stores them, so that they can be used where they lie.
 
+mod experts;
+
 use std::collections::HashMap;
 
-use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::graph::{
-    Attention, AttentionMask, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
+    Attention, AttentionMask, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
+use qeff_plugin_api::{Elem, WeightExpr};
 
 use super::common::operand;
 use super::writer::{Attr, Writer};
@@ -32,6 +34,7 @@ pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
             Op::Rotary(op) => cpu.rotary(node, op),
             Op::StateWrite(op) => cpu.state_write(node, op)?,
             Op::Attention(op) => cpu.attention(node, op)?,
+            Op::Experts(op) => cpu.experts(node, op)?,
             Op::Select(op) => cpu.w.select(node, op),
             Op::Onnx(op) => cpu.w.onnx(node, op),
         }
@@ -51,7 +54,7 @@ impl Cpu<'_> {
     fn linear(&mut self, node: &Node, op: &Linear) {
         let (x, weight, out) = (operand(node, Linear::X), operand(node, Linear::WEIGHT), node.outputs[0]);
         let x_rows = self.rows(x);
-        let (weight, turned) = self.stored(weight);
+        let (weight, turned) = self.matrix(weight);
         let bias = node.operand(Linear::BIAS).map(|bias| self.w.operand(bias, "bias"));
         let inputs: Vec<&str> = [x_rows.as_str(), &weight].into_iter().chain(bias.as_deref()).collect();
         let attrs = if turned { vec![] } else { vec![("transB", Attr::Int(1))] };
@@ -59,7 +62,7 @@ impl Cpu<'_> {
         // The rows of [batch · seq, out] become [batch, seq, (heads, width | out)] again.
         let lead = self.w.program.ty(x).rank() - 1;
         let tail: Vec<i64> = (lead..self.w.program.ty(out).rank()).map(|axis| self.w.fixed(out, axis) as i64).collect();
-        let shape = self.shape_like(x, lead, &tail);
+        let shape = self.w.shape_like(x, lead, &tail);
         debug_assert!(op.heads == 0 || tail.len() == 2);
         self.w.node_for(out, "", "Reshape", &[&y, &shape], &[]);
     }
@@ -75,33 +78,21 @@ impl Cpu<'_> {
         name
     }
 
-    /// The shape tensor `[leading dimensions of x, tail]`; shared by all values of these dimensions.
-    fn shape_like(&mut self, x: ValueId, lead: usize, tail: &[i64]) -> String {
-        let program = self.w.program;
-        let dims = &program.ty(x).dims[..lead];
-        // An input of these dimensions knows them before anything is computed.
-        let input = program.inputs.iter().find(|input| program.ty(input.value).dims.get(..lead) == Some(dims));
-        let name = self.w.name(input.map_or(x, |input| input.value));
-        let leading = self.w.shared(format!("leading {dims:?}"), |w| {
-            let shape = w.node("Shape", &[&name], &[]);
-            let (from, to) = (w.ints(&[0]), w.ints(&[lead as i64]));
-            w.node("Slice", &[&shape, &from, &to], &[])
-        });
-        self.w.shared(format!("shape {dims:?} {tail:?}"), |w| {
-            let tail = w.ints(tail);
-            w.node("Concat", &[&leading, &tail], &[("axis", Attr::Int(0))])
-        })
+    /// A projection's weight as it is stored, and whether that is `[in, out]` rather than `[out, in]`.
+    fn matrix(&mut self, weight: ValueId) -> (String, bool) {
+        match self.w.program.weight(weight) {
+            Some(expr) => self.stored(expr.clone(), self.w.program.ty(weight).elem, "weight"),
+            None => (self.w.name(weight), false),
+        }
     }
 
-    /// A projection's weight as it is stored, and whether that is `[in, out]` rather than `[out, in]`.
-    fn stored(&mut self, weight: ValueId) -> (String, bool) {
-        let Some(expr) = self.w.program.weight(weight).cloned() else {
-            return (self.w.name(weight), false);
-        };
-        let elem = self.w.program.ty(weight).elem;
+    /// The initializer of a matrix, called after `operand`, and whether it is the matrix transposed, because that is how the
+    /// checkpoint stores it.
+    fn stored(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> (String, bool) {
+        let expr = expr.simplified(self.w.tensors);
         let turned = expr.clone().transposed().simplified(self.w.tensors);
         let stored_turned = transposes(&turned) < transposes(&expr);
-        (self.w.weight(if stored_turned { turned } else { expr }, elem, "weight"), stored_turned)
+        (self.w.weight(if stored_turned { turned } else { expr }, elem, operand), stored_turned)
     }
 
     fn rms_norm(&mut self, node: &Node, op: &RmsNorm) {
@@ -140,26 +131,30 @@ impl Cpu<'_> {
         let positions = operand(node, StateWrite::positions(parts));
         let batch_index = node.operand(StateWrite::batch_index(parts));
         for (i, &output) in node.outputs.iter().enumerate() {
-            self.w.require_full_state(node, output)?;
+            let kind = self.w.state_kind(node, output)?;
             let part = operand(node, StateWrite::part(i));
             let heads = self.w.fixed(part, 1);
+            let axis = self.w.program.ty(part).dims[2].clone();
             let new = operand(node, StateWrite::new_rows(i, parts));
             let (new_heads, width) = (self.w.fixed(new, 2), self.w.width(new));
             let new = self.w.name(new);
             let new = self.w.transpose(&new, &[0, 2, 1, 3]);
             let new = self.w.repeat_heads(&new, new_heads, op.repeat, width);
-            let index = self.write_index(positions, batch_index, heads);
+            let rows = match kind {
+                StateKind::Full => self.w.name(positions),
+                StateKind::Rolling => self.w.rolling_rows(&axis, positions),
+            };
+            let index = self.write_index(&rows, batch_index, heads);
             let part = self.w.name(part);
             self.w.node_for(output, "", "ScatterND", &[&part, &index, &new], &[]);
         }
         Ok(())
     }
 
-    /// `[B, heads, S, 3]`: slot, head and row of every new row; shared by all layers.
-    fn write_index(&mut self, positions: ValueId, batch_index: Option<ValueId>, heads: u64) -> String {
-        self.w.shared(format!("write {positions:?} {batch_index:?} {heads}"), |w| {
-            let rows = w.name(positions);
-            let shape = w.node("Shape", &[&rows], &[]);
+    /// `[B, heads, S, 3]`: slot, head and row of every new row, for `rows[B, S]`; shared by all layers.
+    fn write_index(&mut self, rows: &str, batch_index: Option<ValueId>, heads: u64) -> String {
+        self.w.shared(format!("write {rows} {batch_index:?} {heads}"), |w| {
+            let shape = w.node("Shape", &[rows], &[]);
             let (zero, one, two) = (w.ints(&[0]), w.ints(&[1]), w.ints(&[2]));
             let batch = w.node("Slice", &[&shape, &zero, &one], &[]);
             let seq = w.node("Slice", &[&shape, &one, &two], &[]);
@@ -172,7 +167,7 @@ impl Cpu<'_> {
                 }
                 None => {
                     let (from, step) = (w.int(0), w.int(1));
-                    let batch = w.dim(&rows, 0);
+                    let batch = w.dim(rows, 0);
                     let slots = w.node("Range", &[&from, &batch, &step], &[]);
                     w.unsqueeze(&slots, &[1, 2, 3])
                 }
@@ -180,7 +175,7 @@ impl Cpu<'_> {
             let (from, to, step) = (w.int(0), w.int(heads as i64), w.int(1));
             let head = w.node("Range", &[&from, &to, &step], &[]);
             let head = w.unsqueeze(&head, &[0, 2, 3]);
-            let rows = w.unsqueeze(&rows, &[1, 3]);
+            let rows = w.unsqueeze(rows, &[1, 3]);
             let [slots, head, rows] = [slots, head, rows].map(|index| w.node("Expand", &[&index, &shape], &[]));
             w.node("Concat", &[&slots, &head, &rows], &[("axis", Attr::Int(3))])
         })
@@ -188,7 +183,7 @@ impl Cpu<'_> {
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        self.w.require_full_state(node, k)?;
+        let kind = self.w.state_kind(node, k)?;
         let Some(positions) = node.operand(Attention::POSITIONS) else {
             return Err(self.w.refuse(node, "only attention with positions is lowered"));
         };
@@ -216,11 +211,15 @@ impl Cpu<'_> {
         let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
         let scores = self.w.node("MatMul", &[&q, &keys], &[]);
         let mut scores = self.w.scaled(&scores, op.scale, op.softcap);
-        if let Some(mask) = self.mask(k, positions, op.mask, group) {
+        if let Some(mask) = self.mask(k, kind, positions, op.mask, group) {
             let hidden = self.w.scalar(f32::MIN);
             scores = self.w.node("Where", &[&mask, &hidden, &scores], &[]);
         }
-        let weights = self.w.node("Softmax", &[&scores], &[("axis", Attr::Int(-1))]);
+        let sinks = node.operand(Attention::SINKS).map(|sinks| {
+            let column = self.w.sink_column(sinks, positions, &[kv_heads, group]);
+            self.w.reshape(&column, &[0, kv_heads, -1, 1])
+        });
+        let weights = self.w.key_weights(&scores, sinks.as_deref());
         let context = self.w.node("MatMul", &[&weights, &values], &[]);
         let context = if group > 1 { self.w.reshape(&context, &[0, heads, -1, v_width]) } else { context };
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
@@ -230,14 +229,21 @@ impl Cpu<'_> {
     }
 
     /// `[B, 1, g·S, T]`, true where a key is hidden from a query; shared by all layers.
-    fn mask(&mut self, state: ValueId, positions: ValueId, mask: AttentionMask, group: i64) -> Option<String> {
+    fn mask(
+        &mut self,
+        state: ValueId,
+        kind: StateKind,
+        positions: ValueId,
+        mask: AttentionMask,
+        group: i64,
+    ) -> Option<String> {
         let axis = self.w.program.ty(state).dims[2].clone();
-        let hidden = self.w.hidden_keys(&axis, positions, mask)?;
+        let hidden = self.w.hidden_keys(&axis, kind, positions, mask)?;
         if group == 1 {
             return Some(hidden);
         }
         // Row r of a product is query r mod S: the mask is written once for each head of the group.
-        Some(self.w.shared(format!("mask {axis} {positions:?} {mask:?} ×{group}"), |w| {
+        Some(self.w.shared(format!("mask {hidden} ×{group}"), |w| {
             let copies: Vec<_> = (0..group).map(|_| hidden.as_str()).collect();
             w.node("Concat", &copies, &[("axis", Attr::Int(2))])
         }))
