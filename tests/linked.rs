@@ -89,7 +89,7 @@ fn reasons(exported: &Exported) -> Vec<NotStored> {
 fn rten_runs_linked_files_as_they_are_written() -> Result<()> {
     use NotStored::{Encoded, Generated, OtherType};
     let bf16 = OtherType { stored: DType::BF16, wanted: DType::F32 };
-    let rows: [(&str, &[NotStored]); 9] = [
+    let rows: [(&str, &[NotStored]); 10] = [
         ("llama/f32", &[Generated]),
         ("llama/f16", &[Generated]),
         ("gpt2/sharded-f32", &[]),
@@ -98,6 +98,7 @@ fn rten_runs_linked_files_as_they_are_written() -> Result<()> {
         ("gguf/llama-f32", &[Generated]),
         ("gguf/llama-f16", &[Generated]),
         ("gguf/gpt2-f32", &[]),
+        ("gpt_oss/sharded-f32", &[Generated]),
         ("gguf/llama-q8_0", &[Encoded, NotStored::Computed, Generated]),
     ];
     for (name, why) in rows {
@@ -140,7 +141,9 @@ fn spec(dir: &Path) -> Result<Spec> {
 
 #[test]
 fn a_weight_spec_binds_every_stored_weight() -> Result<()> {
-    for name in ["llama/base", "llama/tied", "llama/sharded", "gpt2/base", "gpt2/sharded-f32", "qwen3/base"] {
+    for name in
+        ["llama/base", "llama/tied", "llama/sharded", "gpt2/base", "gpt2/sharded-f32", "qwen3/base", "gpt_oss/base"]
+    {
         let place = tempfile::tempdir()?;
         let checkpoint = open(name)?;
         let (program, exported) = export(&checkpoint, Target::Aic, None, place.path())?;
@@ -269,7 +272,12 @@ fn nodes_make_what_evaluation_writes() -> Result<()> {
         let mut program = Program::new("main");
         let value = program.add_weight(expr.clone(), Type::weight(&shape));
         program.add_output("made", Role::Hidden, value);
-        let lowered = lower_with(&program, source.index(), Target::Cpu, WeightForm::Stored { usable: &|_, _| true })?;
+        let lowered = lower_with(
+            &program,
+            source.index(),
+            Target::Cpu,
+            WeightForm::Stored { usable: &|_, _| true, runs: false },
+        )?;
         for weight in &lowered.weights {
             let plain = matches!(weight.expr, WeightExpr::Tensor(_)) || weight.expr.is_generated();
             assert!(plain, "{text}: {weight:?}");

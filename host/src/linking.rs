@@ -81,7 +81,7 @@ impl<'a> Linking<'a> {
         let usable = |tensor: &str, wanted: DType| self.is_usable(tensor, wanted);
         let form = match self.remainder {
             Remainder::Packed => WeightForm::Wanted,
-            Remainder::Nodes => WeightForm::Stored { usable: &usable },
+            Remainder::Nodes => WeightForm::Stored { usable: &usable, runs: self.target == Target::Cpu },
         };
         prepare_with(model, self.weights.index(), features, self.target, form)
     }
