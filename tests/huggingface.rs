@@ -1,7 +1,7 @@
 //! Every fixture computes what Hugging Face computes: the one promise that all others rest on.
 
 use anyhow::{Context as _, Result};
-use qeff::{Case, cases, compare, continue_all, describe, fixture, fixtures_of};
+use qeff::{Case, cases, compare, continue_all, describe, fixture, fixtures_of, options};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::prepare;
 use qeff_plugin_api::WeightExpr;
@@ -31,12 +31,12 @@ fn check(name: &str, how: How) -> Result<()> {
             cases.into_iter().flat_map(|case| if reach(&case) > window { steps(&case) } else { vec![case] }).collect();
     } else if how.slots > 1 {
         let context = cases.iter().map(reach).max().context("no cases")?;
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, how.slots, context)?;
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options(how.slots, context))?;
         let got = continue_all(&mut ready.session, &cases, how.chunk)?;
         return cases.iter().zip(&got).try_for_each(|(case, got)| compare(case, got));
     }
     for case in cases {
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, 1, reach(&case))?;
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options(1, reach(&case)))?;
         let got = continue_all(&mut ready.session, std::slice::from_ref(&case), how.chunk)?;
         compare(&case, &got[0])?;
     }

@@ -17,7 +17,7 @@ fn last_k(name: &str, prompt: &[u32], k: usize, padding: usize) -> Result<Vec<Ve
     let checkpoint = Checkpoint::open(&fixture(name))?;
     let features = Features { last_k: true, ..Features::default() };
     let prepared = prepare(describe(&checkpoint)?, checkpoint.weights.index(), &features, Target::Cpu)?;
-    let (models, _) = CpuWeights::new(&checkpoint.weights).load(&[&prepared.programs[0]])?;
+    let (models, _) = CpuWeights::new(&checkpoint.weights, &checkpoint.weights).load(&[&prepared.programs[0]])?;
     let (model, program) = (&models[0], &prepared.model.programs[0]);
     let node = |name: &str| model.node_id(name).map_err(|error| anyhow::anyhow!("{error}"));
     let seq = prompt.len() + padding;

@@ -7,6 +7,7 @@ mod inspect;
 mod limits;
 mod machine;
 mod prompts;
+mod quantised;
 mod text;
 mod weights;
 

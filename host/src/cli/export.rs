@@ -11,6 +11,7 @@ use qeff_core::weights::{PackError, PackOptions, Progress};
 use serde_json::json;
 
 use super::ModelArgs;
+use super::forms::{self, FormArgs};
 use super::talk;
 use crate::prepare;
 
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     /// Positions of a sequence; decides rotary rules that depend on the length (dynamic, longrope).
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     ctx_len: Option<u32>,
+    #[command(flatten)]
+    forms: FormArgs,
     /// Memory for converting weights, in MB.
     #[arg(long, value_name = "MB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..))]
     memory_budget: u32,
@@ -77,7 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.output.exists() && !args.output.is_dir() {
         bail!("--output {} is a file; expected a folder, or a path where one can be made", args.output.display());
     }
-    let (checkpoint, described) = args.model.describe()?;
+    let target = Target::from(args.target);
+    let forms = args.forms.forms(target)?;
+    let (checkpoint, mut described) = args.model.describe()?;
     talk::warnings(&described.warnings);
     if let Some(context) = args.ctx_len {
         prepare::check_reach(&described.model, context.into()).context("--ctx-len is too large")?;
@@ -87,8 +92,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         batching: args.full_batch_size.is_some(),
         reach: args.ctx_len.map_or(0, u64::from),
     };
-    let target = Target::from(args.target);
-    let prepared = prepare::prepare(described.model, checkpoint.weights.index(), &features, target)?;
+    let (quantised, report) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+    let source = forms.facets(&quantised);
+    let how = lower::Options { target, products: forms.products };
+    let mut prepared = prepare::prepare(described.model, &source, &features, how)?;
+    prepared.reports.splice(0..0, report);
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
     let metadata = [("qeff_transforms", passes.join(",")), ("qeff.target", target.name().to_owned())];
@@ -107,8 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             ..PackOptions::default()
         };
         let stem = lower::file_stem(&prepared.model, program);
-        let source = &checkpoint.weights;
-        let what = onnx::Export { lowered, stem: &stem, source, metadata: &metadata, options };
+        let what = onnx::Export { lowered, stem: &stem, source: &source, metadata: &metadata, options };
         let exported = onnx::export(what, &args.output)
             .map_err(|error| in_place(error, &args.output))
             .with_context(|| format!("cannot export to {}", args.output.display()))?;
@@ -125,6 +132,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "target": target.name(),
             "plugin": described.plugin,
             "passes": passes,
+            "weights": forms::report(&prepared.quantised()),
             "seconds": took.as_secs_f64(),
             "peak_memory_bytes": peak,
             "bytes_written": bytes,
@@ -133,6 +141,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for report in &prepared.reports {
         talk::say(&report.to_string());
     }
+    forms::say(&prepared.quantised());
     talk::say(&format!(
         "exported in {}, peak memory {}, {} written",
         talk::seconds(took),

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use qeff_core::lower::{Quantised, Target};
 use serde_json::json;
 
 use super::ModelArgs;
+use super::forms::{self, FormArgs};
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
-use crate::prepare;
+use crate::prepare::{self, CpuOptions};
 use crate::text::chat::ChatOptions;
 use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
 
@@ -47,6 +49,8 @@ pub(crate) struct Args {
     /// Sequences at once with continuous batching: a slot that is free takes the next prompt.
     #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
     full_batch_size: Option<u32>,
+    #[command(flatten)]
+    forms: FormArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// End the answer before this text; may be repeated.
@@ -120,6 +124,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // What can be wrong with the flags is said before any file is opened.
     let prompts = args.prompts.prompts()?;
     let sampling = args.sampling.sampling()?;
+    let forms = args.forms.forms(Target::Cpu)?;
     StopStrings::new(args.stop.clone())?;
 
     let checkpoint = Checkpoint::open(&args.model.model)?;
@@ -130,8 +135,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
     let plan = Plan::new(args, &encoded, &described.model)?;
-    let ready = prepare::cpu(&described.model, &checkpoint.weights, plan.slots, plan.context)?;
+    let how = CpuOptions { slots: plan.slots, context: plan.context, forms };
+    let ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
+    if !args.json {
+        forms::say(&ready.quantised);
+    }
     let mut session = ready.session;
     let loaded = started.elapsed();
 
@@ -153,7 +162,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let texts = reader.finish(&done)?;
     let metrics = Metrics { loaded, total: started.elapsed(), timing, first: loaded + timing.first_token };
     if args.json {
-        return print_json(args, &plan.requests, &done, &texts, &metrics);
+        return print_json(args, &plan.requests, Answers { done: &done, texts: &texts }, &metrics, &ready.quantised);
     }
     metrics.say(&plan.requests);
     Ok(())
@@ -399,13 +408,20 @@ impl Metrics {
     }
 }
 
+/// What the model answered, a request each.
+struct Answers<'a> {
+    done: &'a [Completion],
+    texts: &'a [Option<String>],
+}
+
 fn print_json(
     args: &Args,
     requests: &[Request],
-    done: &[Completion],
-    texts: &[Option<String>],
+    answers: Answers<'_>,
     metrics: &Metrics,
+    quantised: &Quantised,
 ) -> Result<()> {
+    let Answers { done, texts } = answers;
     let outputs: Vec<_> = requests
         .iter()
         .zip(done)
@@ -424,5 +440,9 @@ fn print_json(
         })
         .collect();
     debug_assert!(done.iter().all(|completion| completion.finish != Finish::Stopped || !args.stop.is_empty()));
-    talk::json(&json!({ "outputs": outputs, "metrics": metrics.json() }))
+    let mut document = json!({ "outputs": outputs, "metrics": metrics.json() });
+    if !quantised.is_empty() {
+        document["weights"] = forms::report(quantised);
+    }
+    talk::json(&document)
 }

@@ -10,7 +10,7 @@ use prost::Message as _;
 use qeff_core::lower::Lowered;
 use qeff_core::mapping::Mapping;
 use qeff_core::onnx;
-use qeff_core::weights::{Checkpoint, PackError, PackOptions, PackRequest, Placement, pack};
+use qeff_core::weights::{Checkpoint, PackError, PackOptions, PackRequest, Placement, TensorSource, pack};
 use qeff_plugin_api::{DType, WeightExpr};
 use rten::{Model, ModelOptions};
 
@@ -24,6 +24,7 @@ fn linked_name(i: usize) -> String {
 /// Weights of a checkpoint as one engine uses them; shared by all programs over the same weights.
 pub struct CpuWeights<'a> {
     checkpoint: &'a Checkpoint,
+    source: &'a dyn TensorSource,
 }
 
 /// How the weights of a program were found.
@@ -36,9 +37,9 @@ pub struct Residence {
 }
 
 impl<'a> CpuWeights<'a> {
-    /// The weights of `checkpoint`.
-    pub fn new(checkpoint: &'a Checkpoint) -> Self {
-        CpuWeights { checkpoint }
+    /// The weights of `checkpoint`, and what else `source` makes of them.
+    pub fn new(checkpoint: &'a Checkpoint, source: &'a dyn TensorSource) -> Self {
+        CpuWeights { checkpoint, source }
     }
 
     /// Loads programs that share these weights.
@@ -76,18 +77,14 @@ impl<'a> CpuWeights<'a> {
             options.external_data_static(&linked_name(i), keep(Arc::clone(file.mapping())));
         }
         let dir = tempfile::Builder::new().prefix("qeff-run-").tempdir()?;
-        let packed = pack(
-            dir.path(),
-            "packed",
-            &requests,
-            self.checkpoint,
-            PackOptions { sync: false, ..PackOptions::default() },
-        )
-        .map_err(|error| match error {
-            PackError::DiskFull { .. } | PackError::Io { .. } => anyhow::Error::new(error)
-                .context("cannot convert the weights; the environment variable TMPDIR chooses another folder for it"),
-            error => error.into(),
-        })?;
+        let packed =
+            pack(dir.path(), "packed", &requests, self.source, PackOptions { sync: false, ..PackOptions::default() })
+                .map_err(|error| match error {
+                PackError::DiskFull { .. } | PackError::Io { .. } => anyhow::Error::new(error).context(
+                    "cannot convert the weights; the environment variable TMPDIR chooses another folder for it",
+                ),
+                error => error.into(),
+            })?;
         residence.packed = packed.bytes_written;
         for file in &packed.files {
             let mapping = Mapping::open(dir.path().join(file))?;

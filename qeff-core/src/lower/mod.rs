@@ -8,16 +8,20 @@
 //! | [`aic`] | `CtxScatter` / `CtxGather` | gathered rows, −∞ mask | custom functions with bodies |
 //! | [`cpu`] | `ScatterND` in place, one slack row | on the state as it lies | none, all inlined |
 //!
-//! Lowering does not choose features (passes do) and does not touch weights' bytes (`weights`).
+//! Lowering does not choose features (passes do) and does not touch weights' bytes (`weights`). Of quantised weights it knows
+//! the form of their blocks: whether a product can keep one is a matter of the target.
 
 pub mod aic;
 mod common;
 pub mod cpu;
+mod quantised;
 mod writer;
 
 use qeff_plugin_api::graph::{Model, Program};
 use qeff_plugin_api::onnx::{FunctionProto, GraphProto, OperatorSetIdProto};
-use qeff_plugin_api::{DType, TensorIndex, WeightExpr};
+use qeff_plugin_api::{DType, WeightExpr};
+
+pub use quantised::{Quantised, Tensors};
 
 /// What a program is lowered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +49,8 @@ pub struct Lowered {
     pub graph: GraphProto,
     /// Weights, in order of first use.
     pub weights: Vec<Initializer>,
+    /// What became of weights that are stored quantised.
+    pub quantised: Quantised,
     /// Local functions.
     pub functions: Vec<FunctionProto>,
     /// Operator sets.
@@ -78,14 +84,44 @@ pub struct LowerError {
     pub why: String,
 }
 
+/// How a program is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// What for.
+    pub target: Target,
+    /// In what products with kept weights are computed, on targets that let one choose.
+    pub products: Products,
+}
+
+/// What a product with a quantised weight is computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// The weight's numbers times f32: the result is that of the dense weight, up to rounding.
+    #[default]
+    F32,
+    /// Activations are rounded to eight bits, too, where an engine is faster with that.
+    Int8,
+}
+
+impl From<Target> for Options {
+    fn from(target: Target) -> Self {
+        Options { target, products: Products::default() }
+    }
+}
+
 /// Lowers one program. The program must be valid (`validate`).
 ///
 /// # Errors
 /// If the target cannot express an operator or one of its attributes.
-pub fn lower(program: &Program, tensors: &TensorIndex, target: Target) -> Result<Lowered, LowerError> {
-    match target {
-        Target::Aic => aic::lower(program, tensors),
-        Target::Cpu => cpu::lower(program, tensors),
+pub fn lower<'a>(
+    program: &Program,
+    tensors: impl Into<Tensors<'a>>,
+    options: impl Into<Options>,
+) -> Result<Lowered, LowerError> {
+    let options = options.into();
+    match options.target {
+        Target::Aic => aic::lower(program, tensors.into()),
+        Target::Cpu => cpu::lower(program, tensors.into(), options.products),
     }
 }
 

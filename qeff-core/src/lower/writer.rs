@@ -10,11 +10,13 @@ use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type, tensor_shape_proto, type_proto,
 };
-use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
 
+use super::quantised::{Quantised, Tensors};
 use super::{Initializer, LowerError, Lowered, Target};
 
 /// An attribute of a node.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Attr<'a> {
     Int(i64),
     Float(f32),
@@ -24,7 +26,7 @@ pub(super) enum Attr<'a> {
 
 pub(super) struct Writer<'a> {
     pub(super) program: &'a Program,
-    tensors: &'a TensorIndex,
+    pub(super) tensors: Tensors<'a>,
     target: Target,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
@@ -45,10 +47,12 @@ pub(super) struct Writer<'a> {
     top: String,
     /// Scope of the node being lowered.
     scope: String,
+    /// What became of quantised weights.
+    pub(super) quantised: Quantised,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(program: &'a Program, tensors: &'a TensorIndex, target: Target) -> Self {
+    pub(super) fn new(program: &'a Program, tensors: Tensors<'a>, target: Target) -> Self {
         let path = program.nodes().map(|(_, node)| program.scope_path(node.scope)).find(|path| !path.is_empty());
         let top = path.and_then(|path| path.split('.').next()).unwrap_or("").to_owned();
         let mut writer = Writer {
@@ -68,6 +72,7 @@ impl<'a> Writer<'a> {
             sharing: false,
             top,
             scope: String::new(),
+            quantised: Quantised::default(),
         };
         for input in &program.inputs {
             writer.names.insert(input.value, input.name.clone());
@@ -106,6 +111,7 @@ impl<'a> Writer<'a> {
         match self.program.weight(value) {
             Some(expr) => {
                 let elem = self.program.ty(value).elem;
+                self.note_plain_use(expr);
                 self.weight(expr.clone(), elem, operand)
             }
             None => self.name(value),
@@ -127,20 +133,22 @@ impl<'a> Writer<'a> {
         self.ports.contains_key(&value) || self.program.nodes().any(|(_, node)| node.operands.contains(&Some(value)))
     }
 
-    /// The initializer of an expression, called `{scope}.{operand}` if it is new.
+    /// The initializer of an expression in the type that `elem` is here; a number without axes is a constant.
     pub(super) fn weight(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> String {
-        let expr = expr.simplified(self.tensors);
-        if let WeightExpr::Fill { value, shape } = &expr
-            && shape.is_empty()
-        {
-            return self.scalar(*value);
+        match expr.simplified(self.tensors.index) {
+            WeightExpr::Fill { value, shape } if shape.is_empty() => self.scalar(value),
+            expr => self.initializer(expr, elem.resolve(self.program.act), operand),
         }
-        let dtype = elem.resolve(self.program.act);
+    }
+
+    /// The initializer of an expression, called `{scope}.{operand}` if it is new.
+    pub(super) fn initializer(&mut self, expr: WeightExpr, dtype: DType, operand: &str) -> String {
+        let expr = expr.simplified(self.tensors.index);
         let key = format!("{dtype}:{expr}");
         if let Some(name) = self.weight_names.get(&key) {
             return name.clone();
         }
-        let shape = expr.shape(self.tensors).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
+        let shape = expr.shape(self.tensors.index).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
         let base = if self.scope.is_empty() { operand.to_owned() } else { format!("{}.{operand}", self.scope) };
         let mut name = base.clone();
         let mut k = 0;
@@ -370,6 +378,7 @@ impl<'a> Writer<'a> {
                 ..GraphProto::default()
             },
             weights: self.weights,
+            quantised: self.quantised,
             functions: vec![],
             opset_import: opsets.iter().map(opset).collect(),
             ir_version,
