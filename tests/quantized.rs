@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use qeff::scratch::{Scratch, Stored};
-use qeff::{cases, compare, continue_all, describe, fixture, fixtures_of};
+use qeff::{cases, compare, continue_all, describe, fixture, fixtures_of, options};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::describe::DescribeOptions;
+use qeff_host::forms::{Stored as Form, WeightForms};
 use qeff_host::plugins::Registry;
 use qeff_host::prepare::{self, CpuOptions};
-use qeff_host::runtime::cpu::rten::Rten;
 use safetensors::Dtype;
 use serde_json::{Value as Json, json};
 
@@ -20,22 +20,30 @@ fn for_each(check: impl Fn(&str) -> Result<()>) {
 }
 
 /// Runs the prompts of `fixture` on the checkpoint in `dir`.
-fn check(dir: &std::path::Path, name: &str) -> Result<()> {
+fn check(dir: &std::path::Path, name: &str, stored: Form) -> Result<()> {
     let checkpoint = Checkpoint::open(dir)?;
     let model = describe(&checkpoint)?;
     for case in cases(&fixture(name))? {
         let context = case.prompt.len() + case.greedy.len();
-        let options = CpuOptions { engine: &Rten, slots: 1, context, chunk: 512 };
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
+        let forms = WeightForms { stored, ..WeightForms::default() };
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, CpuOptions { forms, ..options(1, context) })?;
         let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
         compare(&case, &got[0])?;
+        let kept = ready.quantised.kept.values().sum::<usize>();
+        ensure!(stored == Form::Keep || kept == 0, "{kept} weights were kept");
     }
     Ok(())
 }
 
 #[test]
 fn logits_are_those_of_the_dequantised_weights() {
-    for_each(|name| check(&fixture(name), name));
+    for_each(|name| check(&fixture(name), name, Form::Dequantise));
+}
+
+/// The same numbers by products with blocks as they are stored.
+#[test]
+fn kept_weights_have_the_same_logits() {
+    for_each(|name| check(&fixture(name), name, Form::Keep));
 }
 
 #[test]
@@ -86,7 +94,7 @@ fn a_file_may_stand_in_for_the_field() -> Result<()> {
         }
         scratch.set(&json!({ "quantization_config": "(absent)" }));
         scratch.write(file, fields.to_string());
-        check(scratch.dir(), name)?;
+        check(scratch.dir(), name, Form::Keep)?;
     }
     Ok(())
 }
@@ -99,7 +107,7 @@ fn the_older_name_of_the_field_is_read() -> Result<()> {
         fields["quant_method"].take();
         config["compression_config"] = json!({ "quantization_config": fields });
     });
-    check(scratch.dir(), "quantized/ct-int4")
+    check(scratch.dir(), "quantized/ct-int4", Form::Keep)
 }
 
 /// Modules that are not quantised, named or by pattern, are used as they are stored: here, the dense weights that the
@@ -128,7 +136,7 @@ fn ignored_modules_stay_as_stored() -> Result<()> {
             let field = ["ignore", "ignored_layers"].into_iter().find(|field| fields.get(field).is_some());
             fields[field.unwrap_or("modules_to_not_convert")] = ignored;
         });
-        check(scratch.dir(), name).with_context(|| name.to_owned())?;
+        check(scratch.dir(), name, Form::Keep).with_context(|| name.to_owned())?;
     }
     Ok(())
 }
@@ -176,7 +184,7 @@ fn awq_for_vectors() -> Result<()> {
         }
     });
     scratch.edit_json("config.json", |config| config["quantization_config"]["version"] = "gemv".into());
-    check(scratch.dir(), "quantized/awq")
+    check(scratch.dir(), "quantized/awq", Form::Keep)
 }
 
 /// The tensors that a spoiled checkpoint is about.
