@@ -119,6 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (checkpoint, described) = args.model.describe()?;
     talk::warnings(&described.warnings);
+    talk::notes(&described.notes);
     if let Some(context) = args.ctx_len {
         prepare::check_reach(&described.model, context.into()).context("--ctx-len is too large")?;
     }
@@ -132,6 +133,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         StorageArg::Packed => None,
         StorageArg::Linked => Some(Linking::new(&checkpoint, target, args.remainder.map(Remainder::from))?),
     };
+    linking.iter().filter_map(Linking::warning).for_each(talk::warn);
     let index = checkpoint.weights.index();
     let prepared = match &linking {
         None => prepare::prepare(described.model, index, &features, target)?,

@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (checkpoint, described) = args.model.describe()?;
     if !args.json {
         talk::warnings(&described.warnings);
+        talk::notes(&described.notes);
     }
     if args.show == Show::Summary {
         return summary(args, &checkpoint, &described);
@@ -104,7 +105,9 @@ fn summary(args: &Args, checkpoint: &Checkpoint, described: &Described) -> Resul
             "weight_files": checkpoint.weights.files().len(),
             "eos_token_ids": checkpoint.eos(),
             "programs": programs,
+            "quantization": checkpoint.quantization.as_ref().map(|quantization| quantization.describe()),
             "warnings": described.warnings,
+            "notes": described.notes,
         }));
     }
     let mut text = format!(

@@ -130,6 +130,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
+    if !args.json {
+        talk::notes(&described.notes);
+    }
     let plan = Plan::new(args, &encoded, &described.model)?;
     let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
     let options = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context, chunk };

@@ -17,6 +17,7 @@ pub mod gguf;
 mod kernel;
 mod located;
 mod plan;
+pub mod quantized;
 mod region;
 mod safetensors;
 mod source;
