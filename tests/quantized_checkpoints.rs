@@ -238,7 +238,7 @@ fn refusals(cases: Vec<(&str, Scratch)>) -> String {
 
 fn snapshot(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path(qeff::root().join("snapshots/quantized"));
+    settings.set_snapshot_path(qeff::root().join("snapshots/quantized_checkpoints"));
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!(name, text));
