@@ -1,8 +1,11 @@
 //! Linked export: which weights stay where the checkpoint has them.
 //!
 //! What a target can refer to differs. CPU engines read external data in place, so a tensor must be aligned and of a type
-//! that they have: rten refuses bf16. The AI 100 compiler is given names of tensors in safetensors files, and reads any of
-//! them. Everything else is either made by nodes of the graph or packed.
+//! that they have. The AI 100 compiler is given names of tensors in safetensors files, and reads any of them. Everything else
+//! is either made by nodes of the graph or packed.
+//!
+//! bf16 is the awkward one: ONNX Runtime reads it, rten refuses the file. Unless it is said what to do, a model of a size
+//! that rten is used for has such weights packed, and a larger one stays without weights.
 
 use std::path::Path;
 
@@ -26,12 +29,17 @@ pub enum Remainder {
     Packed,
 }
 
+/// Most bytes of f32 that weights stored as bf16 are packed to without being asked.
+const MOST_UNASKED: u64 = 8 << 30;
+
 /// A linked export in the making.
 pub struct Linking<'a> {
     weights: &'a Weights,
     folder: &'a Path,
     target: Target,
-    remainder: Option<Remainder>,
+    remainder: Remainder,
+    /// Whether bf16 is read where it lies.
+    bf16: bool,
 }
 
 impl<'a> Linking<'a> {
@@ -48,7 +56,21 @@ impl<'a> Linking<'a> {
                 folder.display()
             );
         }
-        Ok(Self { weights: &checkpoint.weights, folder, target, remainder })
+        let weights = &checkpoint.weights;
+        let bf16 = match (target, remainder) {
+            (Target::Cpu, None) => bytes_from_bf16(weights) > MOST_UNASKED,
+            _ => true,
+        };
+        Ok(Self { weights, folder, target, remainder: remainder.unwrap_or(Remainder::Nodes), bf16 })
+    }
+
+    /// What not every engine will like about an export.
+    pub fn warning(&self) -> Option<&'static str> {
+        let refused = self.target == Target::Cpu && self.remainder == Remainder::Nodes && self.bf16;
+        (refused && bytes_from_bf16(self.weights) > 0).then_some(
+            "weights stay bf16 in the checkpoint's files, which ONNX Runtime reads and rten refuses; --remainder packed \
+             writes them as f32",
+        )
     }
 
     /// Applies `features` and lowers every program, with weights as they are stored where that is wanted.
@@ -58,8 +80,8 @@ impl<'a> Linking<'a> {
     pub fn prepare(&self, model: Model, features: &Features) -> Result<Prepared> {
         let usable = |tensor: &str, wanted: DType| self.is_usable(tensor, wanted);
         let form = match self.remainder {
-            Some(Remainder::Packed) => WeightForm::Wanted,
-            _ => WeightForm::Stored { usable: &usable },
+            Remainder::Packed => WeightForm::Wanted,
+            Remainder::Nodes => WeightForm::Stored { usable: &usable, runs: self.target == Target::Cpu },
         };
         prepare_with(model, self.weights.index(), features, self.target, form)
     }
@@ -79,9 +101,15 @@ impl<'a> Linking<'a> {
         let converts = view.dtype == wanted || (view.dtype.is_float() && wanted.is_float());
         let readable = match self.target {
             Target::Aic => true,
-            // rten has no bf16 at all, so by default nothing is given to it in that type.
-            Target::Cpu => view.is_aligned() && (view.dtype != DType::BF16 || self.remainder == Some(Remainder::Nodes)),
+            Target::Cpu => view.is_aligned() && (view.dtype != DType::BF16 || self.bf16),
         };
         converts && readable
     }
+}
+
+/// Bytes that the tensors stored as bf16 have as f32.
+fn bytes_from_bf16(weights: &Weights) -> u64 {
+    let bf16 = weights.index().iter().filter(|(_, info)| info.dtype == DType::BF16);
+    let stored = bf16.filter_map(|(name, _)| weights.stored(name)).map(|view| view.length);
+    stored.fold(0, |sum: u64, length| sum.saturating_add(length.saturating_mul(2)))
 }

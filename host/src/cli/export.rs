@@ -133,6 +133,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         StorageArg::Packed => None,
         StorageArg::Linked => Some(Linking::new(&checkpoint, target, args.remainder.map(Remainder::from))?),
     };
+    linking.iter().filter_map(Linking::warning).for_each(talk::warn);
     let index = checkpoint.weights.index();
     let prepared = match &linking {
         None => prepare::prepare(described.model, index, &features, target)?,

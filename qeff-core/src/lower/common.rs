@@ -1,7 +1,8 @@
 //! Operators that both targets write with the same nodes.
 
 use qeff_plugin_api::graph::{
-    AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, RmsNorm, Select, SelectMode, StateKind, ValueId,
+    Attention, AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, Op, RmsNorm, Select, SelectMode, StateKind,
+    ValueId,
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
@@ -108,9 +109,17 @@ impl Writer<'_> {
     /// How positions map to rows of the state that a value is a version of. Attention without a state is refused, as only
     /// later families need it.
     pub(super) fn state_kind(&self, node: &Node, version: ValueId) -> Result<StateKind, LowerError> {
-        match self.program.version(version) {
-            Some(version) => Ok(self.program.state(version.slot).kind),
-            None => Err(self.refuse(node, "keys and values are no state; only cached attention is lowered")),
+        let Some(version) = self.program.version(version) else {
+            return Err(self.refuse(node, "keys and values are no state; only cached attention is lowered"));
+        };
+        match (self.program.state(version.slot), &node.op) {
+            (state, Op::Attention(Attention { mask: AttentionMask::Bidirectional, .. }))
+                if state.kind == StateKind::Rolling =>
+            {
+                let why = format!("it looks at every row of `{}`, which is rolling: some hold nothing", state.slot);
+                Err(self.refuse(node, why))
+            }
+            (state, _) => Ok(state.kind),
         }
     }
 

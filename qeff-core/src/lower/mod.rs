@@ -54,6 +54,8 @@ pub enum WeightForm<'a> {
     Stored {
         /// Whether a stored tensor, of which elements of a type are wanted, can be referred to and cast by a node.
         usable: &'a dyn Fn(&str, DType) -> bool,
+        /// Whether a run of a tensor's elements can be referred to as well, not only all of them.
+        runs: bool,
     },
 }
 

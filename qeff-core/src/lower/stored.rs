@@ -17,8 +17,14 @@ impl Writer<'_> {
         expr: &WeightExpr,
         dtype: DType,
         usable: &dyn Fn(&str, DType) -> bool,
+        runs: bool,
     ) -> bool {
-        if expr.is_generated() || matches!(expr, WeightExpr::Tensor(name) if self.stored_type(name) == dtype) {
+        let as_wanted = match expr {
+            WeightExpr::Tensor(name) => self.stored_type(name) == dtype,
+            _ if runs => expr.stored_run(self.tensors).is_some_and(|(name, _)| self.stored_type(name) == dtype),
+            _ => false,
+        };
+        if as_wanted || expr.is_generated() {
             return false;
         }
         let mut all = true;

@@ -156,7 +156,7 @@ impl<'a> Writer<'a> {
             return name.clone();
         }
         let name = match self.form {
-            WeightForm::Stored { usable } if self.is_made_by_nodes(&expr, dtype, usable) => {
+            WeightForm::Stored { usable, runs } if self.is_made_by_nodes(&expr, dtype, usable, runs) => {
                 self.from_stored(&expr, dtype, operand)
             }
             _ => {

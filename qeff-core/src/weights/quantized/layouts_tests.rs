@@ -137,9 +137,9 @@ proptest! {
             .collect();
         let width = columns.div_ceil(per);
         let mut packed = vec![0; rows * width];
-        for at in 0..rows * columns {
+        for (at, code) in codes.iter().enumerate() {
             let (row, column) = (at / columns, at % columns);
-            put(&mut packed, (row * width + column / per) * 32 + column % per * bits, bits, codes[at]);
+            put(&mut packed, (row * width + column / per) * 32 + column % per * bits, bits, *code);
         }
         let mut packed_zeros = vec![0; lines.div_ceil(per) * groups];
         for (at, zero) in zeros.iter().enumerate() {
