@@ -68,7 +68,8 @@ fn quantised_checkpoints_equal_the_reference() {
     let names = qeff::fixtures_of("quantized");
     for name in names.iter().filter(|name| fixture(name).is_dir()) {
         let cases = cases(&fixture(name)).expect("a fixture");
-        check(name, &cases, "--prompt-len 8 --batch-size 2");
+        check(name, &cases, "--prompt-len 8 --batch-size 2 --quantized dequantize");
+        check(name, &cases, "--prompt-len 8 --batch-size 2 --quantized keep");
     }
 }
 
