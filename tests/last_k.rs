@@ -38,7 +38,7 @@ fn last_k(name: &str, prompt: &[u32], k: usize, padding: usize) -> Result<Vec<Ve
 
 #[test]
 fn keeps_the_last_valid_rows() -> Result<()> {
-    for name in ["llama/base", "mistral/sliding", "gpt2/base"] {
+    for name in ["llama/base", "mistral/sliding", "gpt2/base", "gpt_oss/base"] {
         let dir = fixture(name);
         for (i, case) in cases(&dir)?.iter().enumerate() {
             let expected = prompt_logits(&dir, i)?;

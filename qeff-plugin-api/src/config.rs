@@ -201,6 +201,14 @@ impl Config {
         self.typed(key, "a whole number of 0 or more", read)
     }
 
+    /// A whole number, if present.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn opt_i64(&self, key: &str) -> Result<Option<i64>, ConfigError> {
+        self.typed(key, "a whole number", Json::as_i64)
+    }
+
     /// A whole number ≥ 1, of the size a dimension can have, that must be there.
     ///
     /// # Errors
@@ -308,6 +316,24 @@ impl Config {
     pub fn opt_object(&self, key: &str) -> Result<Option<Config>, ConfigError> {
         let json = self.typed(key, "an object", |v| v.is_object().then(|| v.clone()))?;
         Ok(json.map(|json| Config { json, path: self.field(key), read: Rc::clone(&self.read) }))
+    }
+
+    /// The names of the fields, in the order of the file; looking at names reads none of them.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.json.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str))
+    }
+
+    /// Notes a field as read with everything in it: nothing there changes the result.
+    pub fn pass_over(&self, key: &str) {
+        fn note(json: &Json, path: String, read: &mut BTreeSet<String>) {
+            for (key, value) in json.as_object().into_iter().flatten() {
+                note(value, format!("{path}.{key}"), read);
+            }
+            read.insert(path);
+        }
+        if let Some(value) = self.json.get(key) {
+            note(value, self.field(key), &mut self.read.borrow_mut());
+        }
     }
 
     /// Refuses a field that must be absent or have its only supported value.

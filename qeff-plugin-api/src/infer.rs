@@ -336,6 +336,82 @@ mod tests {
         assert!(infer(&op, &[Some(&q), Some(&table), Some(&table)]).is_err());
     }
 
+    /// What is found wrong with experts of which one operand has other dimensions, or none.
+    fn of_experts(operand: usize, dims: Option<&[u64]>, activation: ExpertActivation) -> String {
+        let lead = || [Dim::symbol("b"), Dim::symbol("s")];
+        let token = |n: u64, elem| Type::new(elem, lead().into_iter().chain([Dim::Fixed(n)]));
+        let fixed = |dims: &[u64]| Some(Type::weight(dims));
+        let mut operands = vec![Some(token(8, Elem::Act)), Some(token(2, Elem::I64)), Some(token(2, Elem::Act))];
+        operands.extend([fixed(&[3, 8, 5]), fixed(&[3, 8, 5]), fixed(&[3, 5, 8])]);
+        operands.extend([fixed(&[3, 5]), fixed(&[3, 5]), fixed(&[3, 8])]);
+        operands[operand] = match (dims, operand) {
+            (Some(&[n]), 0..3) => Some(token(n, operands[operand].as_ref().unwrap().elem)),
+            (Some(dims), _) => fixed(dims),
+            (None, _) => None,
+        };
+        let operands: Vec<_> = operands.iter().map(Option::as_ref).collect();
+        let op = Op::Experts(Experts { activation, weigh: crate::graph::Weigh::Output });
+        match infer(&op, &operands) {
+            Ok(types) => types.iter().map(Type::to_string).collect::<Vec<_>>().join(", "),
+            Err(mismatch) => mismatch.to_string(),
+        }
+    }
+
+    #[test]
+    fn experts_fit_their_tokens_and_each_other() {
+        use Experts as E;
+        let swiglu = |limit| ExpertActivation::ClampedSwiglu { limit, alpha: 1.0 };
+        let huge = u64::MAX;
+        for (operand, dims, activation, expected) in [
+            (E::X, Some(&[8u64][..]), ExpertActivation::Silu, "act[b, s, 8]"),
+            (
+                E::X,
+                Some(&[9]),
+                ExpertActivation::Silu,
+                "operand `up`: expected [experts, 9, inner], found act[3, 8, 5]",
+            ),
+            (E::X, None, ExpertActivation::Silu, "operand `x` is missing"),
+            (
+                E::IDS,
+                Some(&[4]),
+                ExpertActivation::Silu,
+                "operand `weights`: expected as many as ids, i64[b, s, 4], found act[b, s, 2]",
+            ),
+            (
+                E::IDS,
+                Some(&[0]),
+                ExpertActivation::Silu,
+                "operand `ids`: expected i64[…, experts of a token] for act[b, s, 8], found i64[b, s, 0]",
+            ),
+            (
+                E::GATE,
+                Some(&[3, 8, 6]),
+                ExpertActivation::Silu,
+                "operand `gate`: expected act[3, 8, 5], found act[3, 8, 6]",
+            ),
+            (E::GATE, None, ExpertActivation::Silu, "operand `gate` is missing"),
+            (E::GATE_BIAS, None, ExpertActivation::Silu, "act[b, s, 8]"),
+            (
+                E::UP,
+                Some(&[1, 8, 5]),
+                ExpertActivation::Silu,
+                "operand `gate`: expected act[1, 8, 5], found act[3, 8, 5]",
+            ),
+            (
+                E::UP,
+                Some(&[3, 8, huge]),
+                ExpertActivation::Silu,
+                "operand `gate`: expected act[3, 8, 18446744073709551615], found act[3, 8, 5]",
+            ),
+            (E::DOWN, Some(&[3, 5]), ExpertActivation::Silu, "operand `down`: expected act[3, 5, 8], found act[3, 5]"),
+            (E::DOWN_BIAS, Some(&[8]), ExpertActivation::Silu, "operand `down_bias`: expected act[3, 8], found act[8]"),
+            (E::GATE_BIAS, None, swiglu(7.0), "act[b, s, 8]"),
+            (E::GATE_BIAS, None, swiglu(0.0), "attribute `limit`: 0 is no limit; it must be above 0"),
+        ] {
+            assert_eq!(of_experts(operand, dims, activation), expected, "{operand} {dims:?}");
+        }
+    }
+
     #[test]
     fn attention_needs_a_number_of_heads() {
         let q = ty(["b".into(), "s".into(), "heads".into(), Dim::Fixed(4)]);

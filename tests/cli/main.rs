@@ -9,6 +9,7 @@ mod limits;
 mod linked;
 mod machine;
 mod prompts;
+mod quantised;
 mod text;
 mod weights;
 

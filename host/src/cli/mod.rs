@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk. Exit codes: 0 done, 1 the user's input, 2 our mistake, 3 an external tool or device.
 
 mod export;
+mod forms;
 mod inspect;
 mod plugins;
 mod prompts;

@@ -1,11 +1,13 @@
 //! Operators that both targets write with the same nodes.
 
 use qeff_plugin_api::graph::{
-    AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, RmsNorm, Select, SelectMode, StateKind, ValueId,
+    Attention, AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, Op, RmsNorm, Select, SelectMode, StateKind,
+    ValueId,
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::LowerError;
+use super::quantised::Link;
 use super::writer::{Attr, Writer};
 
 /// An operand that a valid node has.
@@ -58,27 +60,19 @@ impl Writer<'_> {
         })
     }
 
-    /// `x · weight + bias` split into heads, where `weight` names an `[in, out]` operand.
-    pub(super) fn projection(&mut self, node: &Node, op: &Linear, weight: &str) {
+    /// What follows the product of a projection: its bias, and the split into heads.
+    pub(super) fn after_product(&mut self, node: &Node, op: &Linear) -> Vec<Link<'static>> {
         let out = node.outputs[0];
-        let mut steps = vec![("MatMul", weight.to_owned())];
+        let mut links = vec![];
         if let Some(bias) = node.operand(Linear::BIAS) {
-            steps.push(("Add", self.operand(bias, "bias")));
+            links.push(Link::onto("Add", self.operand(bias, "bias")));
         }
         if op.heads > 0 {
             let mut shape = vec![0; self.program.ty(out).rank() - 2];
             shape.extend([op.heads as i64, self.width(out) as i64]);
-            steps.push(("Reshape", self.ints(&shape)));
+            links.push(Link::onto("Reshape", self.ints(&shape)));
         }
-        let mut y = self.name(operand(node, Linear::X));
-        let last = steps.len() - 1;
-        for (i, (op, with)) in steps.iter().enumerate() {
-            if i < last {
-                y = self.node(op, &[&y, with], &[]);
-            } else {
-                self.node_for(out, "", op, &[&y, with], &[]);
-            }
-        }
+        links
     }
 
     /// The weight of a norm; ones if it has none.
@@ -108,9 +102,17 @@ impl Writer<'_> {
     /// How positions map to rows of the state that a value is a version of. Attention without a state is refused, as only
     /// later families need it.
     pub(super) fn state_kind(&self, node: &Node, version: ValueId) -> Result<StateKind, LowerError> {
-        match self.program.version(version) {
-            Some(version) => Ok(self.program.state(version.slot).kind),
-            None => Err(self.refuse(node, "keys and values are no state; only cached attention is lowered")),
+        let Some(version) = self.program.version(version) else {
+            return Err(self.refuse(node, "keys and values are no state; only cached attention is lowered"));
+        };
+        match (self.program.state(version.slot), &node.op) {
+            (state, Op::Attention(Attention { mask: AttentionMask::Bidirectional, .. }))
+                if state.kind == StateKind::Rolling =>
+            {
+                let why = format!("it looks at every row of `{}`, which is rolling: some hold nothing", state.slot);
+                Err(self.refuse(node, why))
+            }
+            (state, _) => Ok(state.kind),
         }
     }
 

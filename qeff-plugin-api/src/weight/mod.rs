@@ -329,3 +329,52 @@ impl WeightExpr {
 pub fn element_count(shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(1u64, |count, &dim| count.checked_mul(dim))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, TensorInfo};
+
+    fn index() -> TensorIndex {
+        let shapes: [(&str, &[u64]); 3] = [("m", &[4, 6]), ("e", &[3, 4, 6]), ("b", &[3, 6])];
+        shapes
+            .map(|(name, shape)| (name.to_owned(), TensorInfo { dtype: DType::F32, shape: shape.to_vec() }))
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn an_element_is_taken_where_it_is_stored() {
+        for (expr, element) in [
+            (r#"stack(0, w"m", w"m".transpose(1, 0).transpose(1, 0))"#, r#"w"m".transpose(1, 0).transpose(1, 0)"#),
+            (r#"w"e""#, r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6)"#),
+            (r#"w"e".transpose(0, 2, 1)"#, r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6).transpose(1, 0)"#),
+            (r#"w"e".take(2, 3, 2, 0..1)"#, r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6).take(1, 3, 2, 0..1)"#),
+            (r#"w"b".affine(2, 1)"#, r#"w"b".take(0, 1, 3, 1..2).reshape(6).affine(2, 1)"#),
+            (r#"w"e".transpose(1, 0, 2)"#, r#"w"e".transpose(1, 0, 2).take(0, 1, 4, 1..2).reshape(3, 6)"#),
+        ] {
+            let (expr, index) = (WeightExpr::parse(expr).unwrap(), index());
+            let found = expr.element(1, &index).unwrap();
+            assert_eq!(found.to_string(), element);
+            assert_eq!(found.shape(&index).unwrap(), expr.shape(&index).unwrap()[1..]);
+        }
+        let expr = WeightExpr::parse(r#"stack(0, w"m", w"m")"#).unwrap();
+        assert!(expr.element(2, &index()).unwrap().shape(&index()).is_err());
+    }
+
+    #[test]
+    fn what_lies_in_one_run_is_found() {
+        for (expr, run) in [
+            (r#"w"e""#, Some(0..72)),
+            (r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6)"#, Some(24..48)),
+            (r#"w"e".take(0, 1, 3, 1..3).reshape(8, 6).take(0, 1, 8, 3..5)"#, Some(42..54)),
+            (r#"w"e".take(2, 3, 2, 0..1)"#, None),
+            (r#"w"e".take(0, 3, 1, 0..1)"#, None),
+            (r#"w"e".transpose(0, 2, 1)"#, None),
+            (r#"w"x""#, None),
+        ] {
+            let expr = WeightExpr::parse(expr).unwrap();
+            assert_eq!(expr.stored_run(&index()).map(|(_, run)| run), run, "{expr}");
+        }
+    }
+}

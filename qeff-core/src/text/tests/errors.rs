@@ -110,7 +110,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("Embedding %ids", "Embedding %idx", "line 13, column 22: `%idx` is not defined before it is used"),
     ("Embedding %ids", "Embedding 7", "line 13, column 22: expected ` : ` and the types of the results, found `7,`"),
     ("%0 = Embedding", "%0 Embedding", "line 13, column 10: expected `=`, found `Embedding`"),
-    ("%0 = Embedding", "%0 = Experts", "line 13, column 12: expected an operator, found `Experts`"),
+    ("%0 = Embedding", "%0 = StateRead", "line 13, column 12: expected an operator, found `StateRead`"),
     ("w\"weight\"", "w\"wait\"", "line 13, column 28: the checkpoint has no tensor `model.embed.wait`"),
     ("w\"weight\"", "w\"weight\".take(0, 3)", "line 13, column 47: expected `,` in a weight expression, found `)`"),
     (
