@@ -1,12 +1,15 @@
 //! qeff host.
 
+pub mod artifacts;
 pub mod checkpoint;
 pub mod cli;
+pub mod compile;
 pub mod describe;
 pub mod generate;
 mod gguf;
 pub mod home;
 pub mod plugins;
 pub mod prepare;
+pub mod qpc;
 pub mod runtime;
 pub mod text;
