@@ -20,7 +20,8 @@ pub(super) struct Entry {
 /// The list of a program; empty if the program keeps all its types.
 pub(super) fn list(interface: &Interface, options: &Options) -> Result<Vec<Entry>> {
     let kind = interface.kind()?;
-    if options.mxint8_kv_cache && kind != Kind::Decoder {
+    // A vision encoder is compiled beside its decoder, whose cache the flag is about.
+    if options.mxint8_kv_cache && !matches!(kind, Kind::Decoder | Kind::Vision) {
         bail!(
             "--mxint8-kv-cache: expected a decoder, whose KV cache may be MXINT8; this program is none; leave the flag out"
         );

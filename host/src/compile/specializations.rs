@@ -127,6 +127,10 @@ fn rolling_length(window: u64, widest: u64, ctx_len: u64) -> u64 {
 
 /// Refuses sizes that the program cannot use, rather than leave them out in silence.
 fn check_use(interface: &Interface, kind: Kind, shape: &Shape) -> Result<()> {
+    // A vision encoder is compiled beside its decoder, whose sizes these are.
+    if kind == Kind::Vision {
+        return Ok(());
+    }
     let decoder = kind == Kind::Decoder;
     let unused = [
         ("--full-batch-size", shape.full_batch_size.is_some(), interface.is_batched(), "an input `batch_index`"),
@@ -197,7 +201,7 @@ struct Decoder<'a> {
     /// Slots of the cache.
     slots: u64,
     ctx_len: u64,
-    /// Bound to the batch, since the graph has it and nobody else would.
+    /// Symbols that are the batch by another name.
     per_batch: Vec<&'static str>,
 }
 
@@ -244,8 +248,9 @@ fn decoder(interface: &Interface, shape: &Shape) -> Result<Vec<Specialization>> 
         );
     }
     let drafts = drafts(interface, shape, prompt_len)?;
-    // Images are counted by the batch where a graph asks for their number.
-    let per_batch = ["vision_batch_size"].into_iter().filter(|symbol| interface.has_symbol(symbol)).collect();
+    // Images are counted by the batch where a graph takes them; the reference says so even if no dimension asks.
+    let images = interface.has_symbol("vision_batch_size") || interface.input("pixel_values").is_some();
+    let per_batch = if images { vec!["vision_batch_size"] } else { vec![] };
     let decoder = Decoder { shape, batched, exec, slots, ctx_len, per_batch };
     Ok(decoder.all(prompt_len, ccl.as_ref(), &drafts))
 }

@@ -1,0 +1,1 @@
+//! `compile`: real runs against recorded fakes of the tools.
