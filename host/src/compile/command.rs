@@ -91,7 +91,7 @@ pub(super) fn qaic(program: &Program, options: &Options, compiler: &Compiler, na
     command.flag(!is_bf16(program), "-convert-to-fp16", "the graph computes in f32 or f16, the card in f16");
     // Vision encoders lose too much by it, says the reference.
     command.flag(options.mxfp6_matmul && kind != Kind::Vision, "-mxfp6-matmul", "--mxfp6-matmul");
-    command.add(format!("-aic-num-cores={}", options.num_cores), "--num-cores");
+    command.add(format!("-aic-num-cores={}", options.num_cores), options.num_cores_by);
     command.flag(options.aic_enable_depth_first, "-aic-enable-depth-first", "--aic-enable-depth-first");
     if let Some(mos) = options.mos {
         command.add(format!("-mos={mos}"), "--mos");

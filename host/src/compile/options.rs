@@ -76,6 +76,8 @@ pub struct Options {
     pub shape: Shape,
     /// Cores of each device.
     pub num_cores: u64,
+    /// What decided that number.
+    pub num_cores_by: &'static str,
     /// Devices; `None` if nobody said, which is one, or as many as a partition file has.
     pub num_devices: Option<u64>,
     /// How the program is spread over them.

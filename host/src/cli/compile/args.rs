@@ -275,9 +275,15 @@ impl CardArgs {
         let of_cards = cards.iter().filter_map(|card| card.cores).max().map(|cores| cores.min(DEFAULT_CORES));
         let node_precision =
             self.node_precision_info.as_ref().map(|path| user_file("--node-precision-info", path)).transpose()?;
+        let (num_cores, num_cores_by) = match (self.num_cores, of_cards) {
+            (Some(asked), _) => (asked.into(), "--num-cores"),
+            (None, Some(cores)) => (cores, "cores of the cards here"),
+            (None, None) => (DEFAULT_CORES, "the usual number of cores; --num-cores says another"),
+        };
         Ok(Options {
             shape,
-            num_cores: self.num_cores.map(u64::from).or(of_cards).unwrap_or(DEFAULT_CORES),
+            num_cores,
+            num_cores_by,
             num_devices: self.devices()?,
             partition: self.partition()?,
             mxfp6_matmul: self.mxfp6_matmul,
