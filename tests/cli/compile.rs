@@ -375,15 +375,35 @@ fn plans() {
         ("llama/base", "--full-batch-size 4 --kv-cache-batch-size 8 --num-speculative-tokens 0,3"),
         ("llama/base", "--num-devices 4 --mdp-num-partitions 2 --prefill-only"),
         ("gpt2/base", "--mxint8-kv-cache --batch-size 3 --prefill-only=false --ctx-len 40"),
+        ("gpt2/base", "--ctx-len 40 --num-devices 2 --mxfp6-matmul --enable-qnn"),
     ];
     let mut all = String::new();
     for (family, words) in families.map(|family| (family, "--ctx-len 40")).into_iter().chain(ways) {
-        let command = qeff("compile").model(&qeff::fixture(family)).words("--dry-run").words(words).home(home.path());
-        let text = command.succeeds().stdout.replace(&home.path().display().to_string(), "HOME");
-        // Lists of nodes are long, and another snapshot has the names.
-        let text: Vec<String> =
-            stable(&text).lines().filter(|line| !line.trim_start().starts_with("\"/")).map(str::to_owned).collect();
-        all += &format!("## {family} {words}\n{}\n\n", text.join("\n"));
+        let command =
+            qeff("compile").model(&qeff::fixture(family)).words("--dry-run --json").words(words).home(home.path());
+        let document = command.succeeds().json();
+        all += &format!("## {family} {words}\n");
+        for command in document["commands"].as_array().expect("commands") {
+            let argv: Vec<&str> = command.as_array().expect("arguments").iter().filter_map(Json::as_str).collect();
+            all += &format!("{}\n", argv.join("\n  "));
+        }
+        for (name, content) in document["files"].as_object().expect("files") {
+            all += &format!("{name}: {}\n", on_few_lines(content.as_str().expect("a text")));
+        }
+        all.push('\n');
     }
-    snapshot("compile-plans", &all);
+    snapshot("compile-plans", &stable(&all.replace(&home.path().display().to_string(), "HOME")));
+}
+
+/// A file's text without the layout, which other tests hold; lists of nodes by their number.
+fn on_few_lines(text: &str) -> String {
+    let Ok(mut json) = serde_json::from_str::<Json>(text) else {
+        return text.split_whitespace().collect::<Vec<_>>().join(" ").replace(" - ", "\n  - ");
+    };
+    for partition in json.get_mut("partitions").and_then(Json::as_array_mut).into_iter().flatten() {
+        if let Some(nodes) = partition.get_mut("nodeList") {
+            *nodes = format!("{} nodes", nodes.as_array().map_or(0, Vec::len)).into();
+        }
+    }
+    json.to_string()
 }

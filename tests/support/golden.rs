@@ -35,7 +35,12 @@ pub fn goldens() -> Result<Vec<Golden>> {
             let facts: Json = serde_json::from_str(&std::fs::read_to_string(path)?)
                 .with_context(|| format!("{} is not JSON", path.display()))?;
             let asked = |feature: &str| facts["features"][feature].as_bool().unwrap_or(false);
-            let features = Features { batching: asked("batching"), last_k: asked("last_k"), ..Features::default() };
+            let features = Features {
+                batching: asked("batching"),
+                last_k: asked("last_k"),
+                context: asked("context"),
+                ..Features::default()
+            };
             Ok(Golden { name: facts["case"].as_str().context("case without a name")?.to_owned(), features, facts })
         })
         .collect()

@@ -12,9 +12,6 @@ use crate::compile::Shape;
 use crate::describe::Described;
 use crate::qpc::{Making, Source};
 
-/// Positions of a sequence on cards where the user does not say.
-const DEFAULT_CONTEXT: u64 = 128;
-
 /// There is a program, but nothing yet that executes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NoRuntime {
@@ -39,7 +36,7 @@ pub(crate) fn run(
     described: Described,
     checkpoint: &Checkpoint,
 ) -> Result<()> {
-    let ctx_len = shape.ctx_len.unwrap_or(DEFAULT_CONTEXT);
+    let ctx_len = shape.positions();
     for (i, &len) in prompts.iter().enumerate() {
         if len as u64 > ctx_len {
             bail!(

@@ -43,6 +43,18 @@ pub struct Shape {
     pub symbols: BTreeMap<String, u64>,
 }
 
+impl Shape {
+    /// Positions of a sequence where nobody says.
+    pub const CTX_LEN: u64 = 128;
+
+    /// How many positions a decoder is compiled for: with context lengths, as many as the longest.
+    pub fn positions(&self) -> u64 {
+        let asked = self.ctx_len.unwrap_or(Self::CTX_LEN);
+        let lengths = self.ccl.as_ref().and_then(|ccl| ccl.lengths(asked, self.prompt_len.unwrap_or(1)).ok());
+        lengths.map_or(asked, |lengths| lengths.ctx_len)
+    }
+}
+
 /// A file of the user's that the compiler reads. It is copied beside the artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserFile {

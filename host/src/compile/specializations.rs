@@ -229,7 +229,7 @@ fn decoder(interface: &Interface, shape: &Shape) -> Result<Vec<Specialization>> 
         bail!("--kv-cache-batch-size {slots}: without --full-batch-size there are as many slots as sequences ({exec})");
     }
     let prompt_len = shape.prompt_len.unwrap_or(32);
-    let asked = shape.ctx_len.unwrap_or(128);
+    let asked = shape.ctx_len.unwrap_or(Shape::CTX_LEN);
     let (ccl, ctx_len) = match &shape.ccl {
         Some(ccl) => {
             let lengths = ccl.lengths(asked, prompt_len)?;

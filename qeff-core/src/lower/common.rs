@@ -1,7 +1,10 @@
 //! Operators that both targets write with the same nodes.
 
+use std::fmt;
+
 use qeff_plugin_api::graph::{
-    AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, RmsNorm, Select, SelectMode, StateKind, ValueId,
+    Attention, AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, RmsNorm, Select, SelectMode, StateKind,
+    ValueId,
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
@@ -11,6 +14,24 @@ use super::writer::{Attr, Writer};
 /// An operand that a valid node has.
 pub(super) fn operand(node: &Node, index: usize) -> ValueId {
     node.operand(index).unwrap_or_else(|| unreachable!("a valid {} has operand {index}", node.op.name()))
+}
+
+/// Which rows of a state are read: all along its axis, or as many as an input is long. It prints as what tells it apart.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reach {
+    /// Symbol of the axis.
+    pub(super) axis: Dim,
+    /// The input.
+    pub(super) context: Option<ValueId>,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.context {
+            Some(context) => write!(f, "{} {context:?}", self.axis),
+            None => write!(f, "{}", self.axis),
+        }
+    }
 }
 
 impl Writer<'_> {
@@ -116,33 +137,44 @@ impl Writer<'_> {
         }
     }
 
-    /// Length of the states whose rows run along `axis`, 0-dimensional.
-    pub(super) fn state_length(&mut self, axis: &Dim) -> String {
-        // An input's shape is known before anything is computed, so the first state along the axis is asked.
-        let mut states = self.program.states().flat_map(|(_, state)| state.parts.iter().zip(&state.names));
-        let found = states.find(|(part, _)| self.program.ty(**part).dims.get(2) == Some(axis));
-        let first = found.map(|(_, name)| name.clone()).unwrap_or_else(|| unreachable!("a state runs along {axis}"));
-        self.shared(format!("length {axis}"), |w| w.dim(&first, 2))
+    /// The rows of a state that attention reads.
+    pub(super) fn reach(&self, node: &Node, state: ValueId) -> Reach {
+        Reach { axis: self.program.ty(state).dims[2].clone(), context: node.operand(Attention::CONTEXT) }
     }
 
-    /// Row numbers of the states along `axis`, `[L]`.
-    pub(super) fn state_rows(&mut self, axis: &Dim) -> String {
-        let length = self.state_length(axis);
-        self.shared(format!("rows {axis}"), |w| {
+    /// How many rows are read, 0-dimensional.
+    pub(super) fn rows_read(&mut self, reach: &Reach) -> String {
+        // An input's shape is known before anything is computed, so the first state along the axis is asked.
+        let first = match reach.context {
+            Some(context) => self.name(context),
+            None => {
+                let mut states = self.program.states().flat_map(|(_, state)| state.parts.iter().zip(&state.names));
+                let found = states.find(|(part, _)| self.program.ty(**part).dims.get(2) == Some(&reach.axis));
+                found.map(|(_, name)| name.clone()).unwrap_or_else(|| unreachable!("a state runs along {}", reach.axis))
+            }
+        };
+        let axis = if reach.context.is_some() { 0 } else { 2 };
+        self.shared(format!("length {reach}"), |w| w.dim(&first, axis))
+    }
+
+    /// Numbers of the rows that are read, `[L]`.
+    pub(super) fn state_rows(&mut self, reach: &Reach) -> String {
+        let length = self.rows_read(reach);
+        self.shared(format!("rows {reach}"), |w| {
             let (zero, one) = (w.int(0), w.int(1));
             w.node("Range", &[&zero, &length, &one], &[])
         })
     }
 
     /// `[B, 1, S, L]`, true where a key is hidden from a query; `None` if none is.
-    pub(super) fn hidden_keys(&mut self, axis: &Dim, positions: ValueId, mask: AttentionMask) -> Option<String> {
+    pub(super) fn hidden_keys(&mut self, reach: &Reach, positions: ValueId, mask: AttentionMask) -> Option<String> {
         let window = match mask {
             AttentionMask::Bidirectional => return None,
             AttentionMask::Causal => None,
             AttentionMask::Sliding(window) => Some(window),
         };
-        let rows = self.state_rows(axis);
-        Some(self.shared(format!("hidden {axis} {positions:?} {mask:?}"), |w| {
+        let rows = self.state_rows(reach);
+        Some(self.shared(format!("hidden {reach} {positions:?} {mask:?}"), |w| {
             let keys = w.unsqueeze(&rows, &[0, 1, 2]);
             let positions = w.name(positions);
             let queries = w.unsqueeze(&positions, &[1, 3]);

@@ -14,7 +14,7 @@ use qeff_plugin_api::graph::{
 };
 use qeff_plugin_api::{TensorIndex, WeightExpr};
 
-use super::common::operand;
+use super::common::{Reach, operand};
 use super::writer::{Attr, Writer};
 use super::{LowerError, Lowered, Target};
 
@@ -193,6 +193,11 @@ impl Cpu<'_> {
         let Some(positions) = node.operand(Attention::POSITIONS) else {
             return Err(self.w.refuse(node, "only attention with positions is lowered"));
         };
+        if node.operand(Attention::CONTEXT).is_some() {
+            return Err(self
+                .w
+                .refuse(node, "context lengths are for cards; here a state is as long as a request needs"));
+        }
         let [heads, kv_heads, width, v_width] =
             [self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(q), self.w.width(v)].map(|n| n as i64);
         let group = heads / kv_heads;
@@ -217,7 +222,7 @@ impl Cpu<'_> {
         let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
         let scores = self.w.node("MatMul", &[&q, &keys], &[]);
         let mut scores = self.w.scaled(&scores, op.scale, op.softcap);
-        if let Some(mask) = self.mask(k, positions, op.mask, group) {
+        if let Some(mask) = self.mask(&self.w.reach(node, k), positions, op.mask, group) {
             let hidden = self.w.scalar(f32::MIN);
             scores = self.w.node("Where", &[&mask, &hidden, &scores], &[]);
         }
@@ -231,14 +236,13 @@ impl Cpu<'_> {
     }
 
     /// `[B, 1, g·S, T]`, true where a key is hidden from a query; shared by all layers.
-    fn mask(&mut self, state: ValueId, positions: ValueId, mask: AttentionMask, group: i64) -> Option<String> {
-        let axis = self.w.program.ty(state).dims[2].clone();
-        let hidden = self.w.hidden_keys(&axis, positions, mask)?;
+    fn mask(&mut self, reach: &Reach, positions: ValueId, mask: AttentionMask, group: i64) -> Option<String> {
+        let hidden = self.w.hidden_keys(reach, positions, mask)?;
         if group == 1 {
             return Some(hidden);
         }
         // Row r of a product is query r mod S: the mask is written once for each head of the group.
-        Some(self.w.shared(format!("mask {axis} {positions:?} {mask:?} ×{group}"), |w| {
+        Some(self.w.shared(format!("mask {reach} {positions:?} {mask:?} ×{group}"), |w| {
             let copies: Vec<_> = (0..group).map(|_| hidden.as_str()).collect();
             w.node("Concat", &copies, &[("axis", Attr::Int(2))])
         }))

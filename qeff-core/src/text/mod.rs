@@ -48,8 +48,12 @@ use qeff_plugin_api::graph::{Attention, Select};
 const VERSION: u64 = 1;
 
 /// Labels of the optional operands of `Attention`, in the order in which they are written.
-const ATTENTION_OPTIONAL: &[(&str, usize)] =
-    &[("at", Attention::POSITIONS), ("mask", Attention::KEY_MASK), ("batch", Attention::BATCH_INDEX)];
+const ATTENTION_OPTIONAL: &[(&str, usize)] = &[
+    ("at", Attention::POSITIONS),
+    ("mask", Attention::KEY_MASK),
+    ("batch", Attention::BATCH_INDEX),
+    ("context", Attention::CONTEXT),
+];
 
 /// Labels of the optional operands of `Select`.
 const SELECT_OPTIONAL: &[(&str, usize)] = &[("keep", Select::KEEP)];

@@ -66,7 +66,7 @@ fn types(report: &Report<'_, '_>, node: &Node) -> Vec<Problem> {
         Op::Embedding(_) | Op::RmsNorm(_) => 2,
         Op::Linear(_) => 3,
         Op::Rotary(_) => 4,
-        Op::Attention(_) => Attention::BATCH_INDEX + 1,
+        Op::Attention(_) => Attention::CONTEXT + 1,
         Op::Select(_) => Select::KEEP + 1,
     };
     if node.operands.len() > most {

@@ -23,7 +23,7 @@ pub enum Op {
     RmsNorm(RmsNorm),
     /// `(x[B,S,h,D], cos, sin, positions) -> x′`.
     Rotary(Rotary),
-    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?) -> o[B,S,H·D]`.
+    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?, context?) -> o[B,S,H·D]`.
     Attention(Attention),
     /// `(h[B,S,N], positions, keep?) -> h′[B,S′,N], positions′[B,S′]`.
     Select(Select),
@@ -193,6 +193,9 @@ impl Attention {
     pub const KEY_MASK: usize = 4;
     /// Operand, optional: state slot of each row, `i64[B, 1]`.
     pub const BATCH_INDEX: usize = 5;
+    /// Operand, optional, with a full state only: `i64[N]`, whose length is how many rows of the state are read, the first
+    /// ones. No query may be later than that.
+    pub const CONTEXT: usize = 6;
 }
 
 /// Which keys a query sees, by position.

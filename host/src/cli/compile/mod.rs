@@ -146,15 +146,11 @@ impl Lowered {
 
 /// The passes that the sizes ask for, and the graph for AI 100.
 pub(crate) fn prepare_for_cards(described: Described, checkpoint: &Checkpoint, shape: &Shape) -> Result<Prepared> {
-    if shape.ccl.is_some() {
-        bail!(
-            "--ccl-enabled and --comp-ctx-lengths-…: our graphs cannot be told context lengths yet; leave them out, or give \
-             an ONNX file with an input `comp_ctx_lengths` with --onnx-path"
-        );
-    }
-    let ctx_len = shape.ctx_len.unwrap_or(DEFAULT_CONTEXT);
+    // Context lengths that are chosen for the user round the context up.
+    let ctx_len = shape.positions();
     prepare::check_reach(&described.model, ctx_len).context("--ctx-len is too large")?;
     let features = Features {
+        context: shape.ccl.is_some(),
         last_k: !shape.speculative_tokens.is_empty(),
         batching: shape.full_batch_size.is_some(),
         reach: ctx_len,
@@ -163,9 +159,6 @@ pub(crate) fn prepare_for_cards(described: Described, checkpoint: &Checkpoint, s
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     Ok(prepared)
 }
-
-/// Positions of a sequence where the user does not say.
-const DEFAULT_CONTEXT: u64 = 128;
 
 /// Decides everything about each program; a bar shows weights being read.
 pub(crate) fn jobs<'a>(

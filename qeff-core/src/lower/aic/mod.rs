@@ -12,11 +12,11 @@ mod functions;
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, Dim, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
+    Attention, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
 };
 use qeff_plugin_api::{Elem, TensorIndex, WeightExpr};
 
-use super::common::operand;
+use super::common::{Reach, operand};
 use super::writer::{Attr, Writer};
 use super::{LowerError, Lowered, Target};
 
@@ -211,10 +211,10 @@ impl Aic<'_> {
         };
         let (heads, kv_heads, width, v_width) =
             (self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(k), self.w.width(v));
-        let axis = self.w.program.ty(k).dims[2].clone();
+        let reach = self.w.reach(node, k);
 
-        let rows = self.read_rows(&axis, positions);
-        let mask = self.w.hidden_keys(&axis, positions, op.mask);
+        let rows = self.read_rows(&reach, positions);
+        let mask = self.w.hidden_keys(&reach, positions, op.mask);
         let batch_index = node.operand(Attention::BATCH_INDEX).map(|value| self.w.name(value));
         let gather = |aic: &mut Self, part: ValueId| {
             let part = aic.w.name(part);
@@ -250,22 +250,22 @@ impl Aic<'_> {
     }
 
     /// Which rows of a state a call reads; shared by all layers.
-    fn read_rows(&mut self, axis: &Dim, positions: ValueId) -> Rows {
-        let length = self.w.state_length(axis);
-        let index = self.w.state_rows(axis);
-        let absent = self.w.shared(format!("absent {axis} {positions:?}"), |w| {
+    fn read_rows(&mut self, reach: &Reach, positions: ValueId) -> Rows {
+        let length = self.w.rows_read(reach);
+        let index = self.w.state_rows(reach);
+        let absent = self.w.shared(format!("absent {reach} {positions:?}"), |w| {
             let positions = w.name(positions);
             let limit = w.node("ReduceMax", &[&positions], &[("axes", Attr::Ints(&[1])), ("keepdims", Attr::Int(1))]);
             let limit = w.unsqueeze(&limit, &[1]);
             let index = w.unsqueeze(&index, &[0, 1]);
             w.node("Greater", &[&index, &limit], &[])
         });
-        let valid = self.w.shared(format!("valid {axis} {positions:?}"), |w| {
+        let valid = self.w.shared(format!("valid {reach} {positions:?}"), |w| {
             let index = w.unsqueeze(&index, &[0, 1]);
             let invalid = w.int(INVALID);
             w.node("Where", &[&absent, &invalid, &index], &[])
         });
-        let absent = self.w.shared(format!("absent rows {axis} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
+        let absent = self.w.shared(format!("absent rows {reach} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
         Rows { index: valid, absent, length }
     }
 }
