@@ -252,6 +252,8 @@ mod tests {
             (anyhow::Error::new(engine()).context("cannot run"), 2),
             (anyhow::Error::new(GenerateError::Runtime(engine())).context("cannot generate"), 2),
             (anyhow::Error::new(Findings(vec![])).context("a pass left the model invalid"), 2),
+            (NoSdk { qnn: false }.into(), 3),
+            (ChildError::Interrupted.into(), 130),
         ];
         for (error, code) in cases {
             assert_eq!(exit_code(&error), code, "{error:#}");

@@ -49,10 +49,12 @@ fn automatic(ctx_len: u64, one_list: bool) -> Result<Lengths> {
     let Some(ctx_len) = ctx_len.checked_next_multiple_of(STEP) else {
         bail!("a context of {ctx_len} is too long for context lengths");
     };
-    let (decode_start, prefill_start) = match ctx_len {
-        ..=32768 => (4096, 4000),
-        ..=65536 => (8192, 8000),
-        _ => (16384, 16000),
+    let (decode_start, prefill_start) = if ctx_len <= 32768 {
+        (4096, 4000)
+    } else if ctx_len <= 65536 {
+        (8192, 8000)
+    } else {
+        (16384, 16000)
     };
     if one_list {
         let lengths = doubling(4096, ctx_len, 10);

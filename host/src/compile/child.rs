@@ -125,11 +125,11 @@ pub fn execute(what: Execution<'_>) -> Result<(), ChildError> {
     let output = read_output(&mut child.0);
     let deadline = what.timeout.map(|timeout| Instant::now() + timeout);
     let mut tail = VecDeque::new();
-    let mut lines = Lines::default();
+    let mut lines = [Lines::default(), Lines::default()];
     let status = loop {
-        let mut take = |piece: &[u8]| -> Result<(), ChildError> {
-            log.write_all(piece).map_err(cannot_log)?;
-            lines.push(piece, &mut |line| {
+        let mut take = |(from, piece): (usize, Vec<u8>)| -> Result<(), ChildError> {
+            log.write_all(&piece).map_err(cannot_log)?;
+            lines[from].push(&piece, &mut |line| {
                 (what.line)(line);
                 tail.push_back(line.to_owned());
                 if tail.len() > TAIL {
@@ -139,7 +139,7 @@ pub fn execute(what: Execution<'_>) -> Result<(), ChildError> {
             Ok(())
         };
         match output.recv_timeout(TICK) {
-            Ok(piece) => take(&piece)?,
+            Ok(piece) => take(piece)?,
             // Both pipes are closed, usually because the child is gone.
             Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
             Err(RecvTimeoutError::Timeout) => {}
@@ -147,9 +147,10 @@ pub fn execute(what: Execution<'_>) -> Result<(), ChildError> {
         if let Some(status) = child.0.try_wait().map_err(cannot)? {
             // What is still in the pipes; a grandchild may keep them open for ever.
             while let Ok(piece) = output.recv_timeout(Duration::from_millis(200)) {
-                take(&piece)?;
+                take(piece)?;
             }
-            take(b"\n")?;
+            // A last line need not have an end.
+            (0..2).try_for_each(|from| take((from, b"\n".to_vec())))?;
             // A child that is done has no use for what it left running, and that would hold the lock on.
             end_group(child.0.id(), Signal::KILL);
             break status;
@@ -184,7 +185,7 @@ pub(super) fn capture(mut command: Command, timeout: Duration) -> Option<String>
     let mut bytes = vec![];
     loop {
         match output.recv_timeout(TICK) {
-            Ok(piece) => bytes.extend_from_slice(&piece),
+            Ok((_, piece)) => bytes.extend_from_slice(&piece),
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -233,23 +234,23 @@ pub(crate) fn end_group(id: u32, signal: Signal) {
     }
 }
 
-/// Both outputs of a child as they come.
-fn read_output(child: &mut Child) -> Receiver<Vec<u8>> {
+/// Both outputs of a child as they come, by number: 0 is stdout.
+fn read_output(child: &mut Child) -> Receiver<(usize, Vec<u8>)> {
     let (sender, receiver) = channel();
     if let Some(stdout) = child.stdout.take() {
-        forward(stdout, sender.clone());
+        forward(stdout, 0, sender.clone());
     }
     if let Some(stderr) = child.stderr.take() {
-        forward(stderr, sender);
+        forward(stderr, 1, sender);
     }
     receiver
 }
 
-fn forward(mut from: impl Read + Send + 'static, to: Sender<Vec<u8>>) {
+fn forward(mut from: impl Read + Send + 'static, number: usize, to: Sender<(usize, Vec<u8>)>) {
     thread::spawn(move || {
         let mut buffer = [0; 8192];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
-            if to.send(buffer[..n].to_vec()).is_err() {
+            if to.send((number, buffer[..n].to_vec())).is_err() {
                 return;
             }
         }

@@ -85,3 +85,30 @@ pub fn fit(interface: &Interface, weights: &Weights, specializations: &[Speciali
         .unwrap_or(0);
     Fit { weights: matrices.saturating_add(weights.other_bytes), states }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::compile::testing::decoder;
+
+    #[test]
+    fn weights_and_states_as_they_are_stored() {
+        let mut weights = Weights::default();
+        weights.add(&[64, 32], DType::F32);
+        weights.add(&[10], DType::F32);
+        weights.add(&[u64::MAX, u64::MAX], DType::I64);
+        assert_eq!((weights.matrix_elements, weights.file_bytes), (2048, u64::MAX));
+        let weights = Weights { other_bytes: 20, ..weights };
+        let symbols = |ctx| BTreeMap::from([("batch_size".to_owned(), 2), ("ctx_len".to_owned(), ctx)]);
+        let calls = [64, 128].map(|ctx| Specialization { name: "Decode".into(), symbols: symbols(ctx) });
+        let program = decoder("f32", "");
+        let fit = |options: &Options| super::fit(&program.interface, &weights, &calls, options);
+        // Two rows of two heads, 128 positions, 16 numbers.
+        let cache = 2 * 2 * 128 * 16;
+        assert_eq!(fit(&Options::default()), Fit { weights: 2 * 2048 + 20, states: 2 * cache });
+        let small = Options { mxfp6_matmul: true, mxint8_kv_cache: true, ..Options::default() };
+        assert_eq!(fit(&small), Fit { weights: 2048 / 32 * 25 + 20, states: cache / 32 * 33 });
+    }
+}

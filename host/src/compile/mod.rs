@@ -27,6 +27,8 @@ mod program;
 mod qnn;
 pub mod sdk;
 mod specializations;
+#[cfg(test)]
+mod testing;
 
 pub use ccl::Ccl;
 pub(crate) use child::end_group;

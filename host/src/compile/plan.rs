@@ -200,3 +200,7 @@ fn num_devices(options: &Options) -> Result<u64> {
     }
     Ok(count)
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

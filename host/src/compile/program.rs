@@ -161,3 +161,7 @@ fn windows(program: &graph::Program) -> BTreeMap<String, u64> {
     }
     windows
 }
+
+#[cfg(test)]
+#[path = "program_tests.rs"]
+mod tests;

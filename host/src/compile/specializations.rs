@@ -364,3 +364,7 @@ fn encoder(name: &str, shape: &Shape, default: u64) -> Vec<Specialization> {
     let lens = if shape.seq_lens.is_empty() { &[default][..] } else { &shape.seq_lens };
     lens.iter().map(|&len| Specialization::new(name, [("batch_size", batch), ("seq_len", len)])).collect()
 }
+
+#[cfg(test)]
+#[path = "specializations_tests.rs"]
+mod tests;
