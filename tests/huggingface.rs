@@ -1,9 +1,9 @@
 //! Every fixture computes what Hugging Face computes: the one promise that all others rest on.
 
 use anyhow::{Context as _, Result};
-use qeff::{Case, cases, compare, continue_all, describe, fixture, fixtures_of};
+use qeff::{Case, cases, compare, continue_all, describe, fixture, fixtures_of, options};
 use qeff_host::checkpoint::Checkpoint;
-use qeff_host::prepare;
+use qeff_host::prepare::{self, CpuOptions};
 use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::graph::Model;
 
@@ -31,12 +31,14 @@ fn check(name: &str, how: How) -> Result<()> {
             cases.into_iter().flat_map(|case| if reach(&case) > window { steps(&case) } else { vec![case] }).collect();
     } else if how.slots > 1 {
         let context = cases.iter().map(reach).max().context("no cases")?;
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, how.slots, context)?;
+        let options = CpuOptions { chunk: how.chunk, ..options(how.slots, context) };
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, &cases, how.chunk)?;
         return cases.iter().zip(&got).try_for_each(|(case, got)| compare(case, got));
     }
     for case in cases {
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, 1, reach(&case))?;
+        let options = CpuOptions { chunk: how.chunk, ..options(1, reach(&case)) };
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, std::slice::from_ref(&case), how.chunk)?;
         compare(&case, &got[0])?;
     }
@@ -66,7 +68,7 @@ fn steps(case: &Case) -> Vec<Case> {
 }
 
 /// Families whose fixtures are run in every way.
-const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite"];
+const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite", "gpt_oss"];
 
 /// Runs every fixture of a family and reports all failures together.
 fn check_family(family: &str, how: How) {
@@ -105,6 +107,11 @@ fn qwen3() {
 #[test]
 fn granite() {
     check_family("granite", How { slots: 1, chunk: 512 });
+}
+
+#[test]
+fn gpt_oss() {
+    check_family("gpt_oss", How { slots: 1, chunk: 512 });
 }
 
 /// A prompt in chunks of five: whatever the cut, the same logits.

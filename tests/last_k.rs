@@ -1,55 +1,44 @@
 //! The last-k pass computes what it says, for families that have no line about it.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use qeff::{cases, describe, fixture, prompt_logits};
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::prepare::prepare;
-use qeff_host::runtime::CpuWeights;
-use qeff_plugin_api::graph::Dim;
-use rten::{NodeId, Value, ValueOrView};
-use rten_tensor::Tensor;
-use rten_tensor::prelude::*;
+use qeff_host::runtime::cpu;
+use qeff_host::runtime::cpu::engine::{Integers, StateBuffer};
+use qeff_host::runtime::cpu::rten::Rten;
+use qeff_plugin_api::graph::Role;
 
 /// Logits of the last `k` positions of `prompt` followed by `padding` rows of position −1: `[k][vocab]`.
 fn last_k(name: &str, prompt: &[u32], k: usize, padding: usize) -> Result<Vec<Vec<f32>>> {
     let checkpoint = Checkpoint::open(&fixture(name))?;
     let features = Features { last_k: true, ..Features::default() };
     let prepared = prepare(describe(&checkpoint)?, checkpoint.weights.index(), &features, Target::Cpu)?;
-    let (models, _) = CpuWeights::new(&checkpoint.weights).load(&[&prepared.programs[0]])?;
-    let (model, program) = (&models[0], &prepared.model.programs[0]);
-    let node = |name: &str| model.node_id(name).map_err(|error| anyhow::anyhow!("{error}"));
-    let seq = prompt.len() + padding;
-    let tokens: Tensor<i32> = Tensor::from_fn(&[1, seq], |i| prompt.get(i[1]).map_or(0, |&id| id as i32));
-    let positions: Tensor<i32> = Tensor::from_fn(&[1, seq], |i| if i[1] < prompt.len() { i[1] as i32 } else { -1 });
-    let mut inputs: Vec<(NodeId, ValueOrView<'_>)> = vec![
-        (node("input_ids")?, tokens.into()),
-        (node("position_ids")?, positions.into()),
-        (node("num_logits_to_keep")?, Tensor::<i32>::zeros(&[k, 1]).into()),
+    let source = (&prepared.model.programs[0], &prepared.programs[0]);
+    let (mut programs, _) = cpu::load(&Rten, &checkpoint.weights, &[source])?;
+    let program = &mut programs[0];
+    let padded = |given: Vec<i64>, fill: i64| {
+        let data: Vec<i64> = given.into_iter().chain(std::iter::repeat_n(fill, padding)).collect();
+        Integers { shape: [1, data.len()], data }
+    };
+    let inputs = [
+        (Role::Tokens, padded(prompt.iter().map(|&id| i64::from(id)).collect(), 0)),
+        (Role::Positions, padded((0..prompt.len() as i64).collect(), -1)),
+        (Role::Keep, Integers::filled([k, 1], 0)),
     ];
-    for (_, state) in program.states() {
-        for (name, &part) in state.names.iter().zip(&state.parts) {
-            let size = |dim: &Dim| match dim {
-                Dim::Fixed(n) => *n as usize,
-                // One row for each position, and the slack row.
-                Dim::Symbol(symbol) if symbol.name() == "ctx_len" => prompt.len() + 1,
-                Dim::Symbol(_) => 1,
-            };
-            let shape: Vec<usize> = program.ty(part).dims.iter().map(size).collect();
-            inputs.push((node(name)?, Tensor::<f32>::zeros(&shape).into()));
-        }
-    }
-    let mut results = model.run(inputs, &[node("logits")?], None).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let Some(Value::FloatTensor(logits)) = results.pop() else { anyhow::bail!("logits are not f32") };
-    let vocab = *logits.shape().last().context("logits have no axis")?;
-    ensure!(logits.shape() == [1, k, vocab], "shape {:?}", logits.shape());
-    Ok(logits.to_vec().chunks(vocab).map(<[f32]>::to_vec).collect())
+    // One row for each position, and the slack row.
+    let zeros = |port: &cpu::engine::StatePort| StateBuffer::zeros([1, port.heads, prompt.len() + 1, port.width]);
+    let mut states: Vec<StateBuffer> = program.states().iter().map(zeros).collect();
+    let logits = program.run(&inputs, &mut states)?;
+    ensure!(logits.rows() == k, "{} rows, expected {k}", logits.rows());
+    Ok((0..k).map(|row| logits.row(row).to_vec()).collect())
 }
 
 #[test]
 fn keeps_the_last_valid_rows() -> Result<()> {
-    for name in ["llama/base", "mistral/sliding", "gpt2/base"] {
+    for name in ["llama/base", "mistral/sliding", "gpt2/base", "gpt_oss/base"] {
         let dir = fixture(name);
         for (i, case) in cases(&dir)?.iter().enumerate() {
             let expected = prompt_logits(&dir, i)?;

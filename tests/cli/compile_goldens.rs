@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use crate::{qeff, snapshot};
 
 /// Programs that a plugin describes, as they are and with these features.
-const PLUGINS: [&str; 3] = ["llama-gqa", "gpt2", "mistral-sw"];
+const PLUGINS: [&str; 4] = ["llama-gqa", "gpt2", "mistral-sw", "gpt_oss"];
 const FEATURES: [&str; 3] = ["cb", "tlm", "ccl"];
 /// Symbols that we give numbers to; any other comes from a flag, since the reference takes it from code for one family.
 const OURS: [&str; 12] = [

@@ -6,9 +6,12 @@ mod config;
 mod config_files;
 mod export;
 mod inspect;
+mod killed;
 mod limits;
+mod linked;
 mod machine;
 mod prompts;
+mod quantised;
 mod text;
 mod weights;
 

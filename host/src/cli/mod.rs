@@ -6,6 +6,7 @@ mod cache;
 mod compile;
 mod doctor;
 mod export;
+mod forms;
 mod inspect;
 mod on_cards;
 mod plugins;
@@ -215,7 +216,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<on_cards::NoRuntime>() {
         return 3;
     }
-    let engine = |error: &RuntimeError| matches!(error, RuntimeError::Load { .. } | RuntimeError::Run { .. });
+    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. });
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
             || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))

@@ -10,6 +10,7 @@ use super::compile::{DEFAULT_BUDGET, jobs, make, prepare_for_cards};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
+use crate::forms::WeightForms;
 use crate::qpc::{Making, Source};
 
 /// There is a program, but nothing yet that executes it.
@@ -31,9 +32,10 @@ impl std::error::Error for NoRuntime {}
 /// Compiles what a request with prompts of these lengths needs, and says that it cannot be executed.
 pub(crate) fn run(
     cards: &CardArgs,
+    forms: WeightForms,
     shape: Shape,
     prompts: &[usize],
-    described: Described,
+    mut described: Described,
     checkpoint: &Checkpoint,
 ) -> Result<()> {
     let ctx_len = shape.positions();
@@ -47,8 +49,10 @@ pub(crate) fn run(
     let found: Found = cards.find()?;
     let options = cards.options(shape, &found.cards, &[])?;
     let stores = stores(None)?;
-    let prepared = prepare_for_cards(described, checkpoint, &options.shape)?;
-    let programs = Source::of_model(&prepared, &checkpoint.weights)?;
+    let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+    let facets = forms.facets(&quantised);
+    let prepared = prepare_for_cards(described, &facets, &options.shape)?;
+    let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
     let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
     let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
     let qpcs = jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;

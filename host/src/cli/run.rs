@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use qeff_core::lower::{Quantised, Target};
 use serde_json::json;
 
 use super::ModelArgs;
 use super::compile::args::CardArgs;
+use super::forms::{self, FormArgs};
 use super::on_cards;
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
-use crate::prepare;
+use crate::prepare::{self, CpuOptions};
+use crate::runtime::cpu::rten::Rten;
 use crate::text::chat::ChatOptions;
 use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
 
@@ -50,6 +53,8 @@ pub(crate) struct Args {
     /// Sequences at once with continuous batching: a slot that is free takes the next prompt.
     #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
     full_batch_size: Option<u32>,
+    #[command(flatten)]
+    forms: FormArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// End the answer before this text; may be repeated.
@@ -143,6 +148,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
         bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
     }
+    let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
 
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let needs_text = !args.stop.is_empty() || prompts.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
@@ -154,18 +160,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if on_cards {
         check_ids(&encoded, &described.model)?;
         let lens: Vec<usize> = encoded.iter().map(Vec::len).collect();
-        return on_cards::run(&args.cards, args.shape(), &lens, described, &checkpoint);
+        return on_cards::run(&args.cards, forms, args.shape(), &lens, described, &checkpoint);
+    }
+    if !args.json {
+        talk::notes(&described.notes);
     }
     let plan = Plan::new(args, &encoded, &described.model)?;
-    let ready = prepare::cpu(&described.model, &checkpoint.weights, plan.slots, plan.context)?;
+    let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
+    let how = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context, chunk, forms };
+    let ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
+    if !args.json {
+        forms::say(&ready.quantised);
+    }
     let mut session = ready.session;
     let loaded = started.elapsed();
 
     let options = Options {
         sampling,
         eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
-        chunk: args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize),
+        chunk,
         keep_logits: args.logits,
     };
     let show = if args.json {
@@ -180,7 +194,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let texts = reader.finish(&done)?;
     let metrics = Metrics { loaded, total: started.elapsed(), timing, first: loaded + timing.first_token };
     if args.json {
-        return print_json(args, &plan.requests, &done, &texts, &metrics);
+        return print_json(args, &plan.requests, Answers { done: &done, texts: &texts }, &metrics, &ready.quantised);
     }
     metrics.say(&plan.requests);
     Ok(())
@@ -426,13 +440,20 @@ impl Metrics {
     }
 }
 
+/// What the model answered, a request each.
+struct Answers<'a> {
+    done: &'a [Completion],
+    texts: &'a [Option<String>],
+}
+
 fn print_json(
     args: &Args,
     requests: &[Request],
-    done: &[Completion],
-    texts: &[Option<String>],
+    answers: Answers<'_>,
     metrics: &Metrics,
+    quantised: &Quantised,
 ) -> Result<()> {
+    let Answers { done, texts } = answers;
     let outputs: Vec<_> = requests
         .iter()
         .zip(done)
@@ -451,5 +472,9 @@ fn print_json(
         })
         .collect();
     debug_assert!(done.iter().all(|completion| completion.finish != Finish::Stopped || !args.stop.is_empty()));
-    talk::json(&json!({ "outputs": outputs, "metrics": metrics.json() }))
+    let mut document = json!({ "outputs": outputs, "metrics": metrics.json() });
+    if !quantised.is_empty() {
+        document["weights"] = forms::report(quantised);
+    }
+    talk::json(&document)
 }

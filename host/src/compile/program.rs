@@ -110,7 +110,7 @@ impl Program {
 }
 
 /// Metadata of a graph that refers to a checkpoint's own files; its weights are inputs.
-const LINKED: &str = "com.qti.aisw.extdata";
+const LINKED: &str = qeff_core::onnx::WEIGHT_SPEC_KEY;
 
 /// What a graph says of a checkpoint that it refers to.
 struct Linked {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use prost::Message as _;
 use qeff_core::lower::{self, Lowered, Target};
-use qeff_core::onnx::{self, Export};
-use qeff_core::weights::{Checkpoint as Weights, PackOptions};
+use qeff_core::onnx::{self, Export, Storage};
+use qeff_core::weights::{Checkpoint as Weights, PackOptions, Placement, TensorSource};
 use qeff_plugin_api::graph::Model;
 use serde_json::{Value as Json, json};
 
@@ -22,7 +22,9 @@ pub enum Source<'a> {
     Lowered {
         /// The program.
         lowered: Box<Lowered>,
-        /// Its weights.
+        /// Its weights, in the form in which they reach the graph.
+        tensors: &'a dyn TensorSource,
+        /// The files they come from.
         weights: &'a Weights,
         /// Entries of the file's metadata.
         metadata: Vec<(&'static str, String)>,
@@ -41,7 +43,11 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// If a program has an interface that cannot be compiled.
-    pub fn of_model(prepared: &Prepared, weights: &'a Weights) -> Result<Vec<(Program, Self)>> {
+    pub fn of_model(
+        prepared: &Prepared,
+        tensors: &'a dyn TensorSource,
+        weights: &'a Weights,
+    ) -> Result<Vec<(Program, Self)>> {
         let model: &Model = &prepared.model;
         let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
         model
@@ -54,7 +60,7 @@ impl<'a> Source<'a> {
                     .with_context(|| format!("program {} cannot be compiled", program.name))?;
                 let metadata =
                     vec![("qeff_transforms", passes.join(",")), ("qeff.target", Target::Aic.name().to_owned())];
-                Ok((compiled, Source::Lowered { lowered: Box::new(lowered.clone()), weights, metadata }))
+                Ok((compiled, Source::Lowered { lowered: Box::new(lowered.clone()), tensors, weights, metadata }))
             })
             .collect()
     }
@@ -71,8 +77,8 @@ impl<'a> Source<'a> {
     /// What decides the program, whatever it is called and wherever it lies.
     pub(super) fn inputs(&self, digests: &Digests, read: &dyn Fn(u64)) -> Result<Json> {
         match self {
-            Source::Lowered { lowered, weights, metadata } => {
-                let mut text = onnx::model(lowered, &[], metadata).encode_to_vec();
+            Source::Lowered { lowered, weights, metadata, .. } => {
+                let mut text = onnx::model(lowered, &[] as &[Placement], metadata).encode_to_vec();
                 for weight in &lowered.weights {
                     let line = format!("{} {} {:?} {}\n", weight.name, weight.dtype, weight.shape, weight.expr);
                     text.extend_from_slice(line.as_bytes());
@@ -107,10 +113,11 @@ impl<'a> Source<'a> {
 
     /// Exports the program into `dir`.
     pub(super) fn export(&self, stem: &str, dir: &Path, making: Making, watch: &Watch<'_>) -> Result<Made> {
-        let Source::Lowered { lowered, weights, metadata } = self else { return Ok(Made::default()) };
+        let Source::Lowered { lowered, tensors, metadata, .. } = self else { return Ok(Made::default()) };
         let options =
             PackOptions { budget: making.memory_budget, progress: Some(watch.weights), ..PackOptions::default() };
-        let what = Export { lowered, stem, source: *weights, metadata, options };
+        let storage = Storage::Packed;
+        let what = Export { lowered, stem, source: *tensors, storage, metadata, options };
         let exported = onnx::export(what, dir)?;
         Ok(Made { commands: vec![], details: json!({ "target": Target::Aic.name(), "bytes": exported.bytes }) })
     }

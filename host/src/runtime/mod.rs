@@ -5,9 +5,7 @@
 //! positions that are written after it, so a slot is reused by starting at position 0.
 
 pub mod cpu;
-mod cpu_load;
 
-pub use cpu_load::{CpuWeights, Residence};
 use thiserror::Error;
 
 /// New tokens of one sequence.
@@ -34,6 +32,11 @@ impl Logits {
         Logits { data, vocab }
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.data.len().checked_div(self.vocab).unwrap_or(0)
+    }
+
     /// The scores of a row.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.vocab..(row + 1) * self.vocab]
@@ -57,6 +60,12 @@ pub enum RuntimeError {
         /// Name of the engine.
         engine: &'static str,
         /// What it said.
+        why: String,
+    },
+    /// The runtime has no use for a program of this form.
+    #[error("the runtime cannot call the program: {why}")]
+    Program {
+        /// What is missing.
         why: String,
     },
     /// A sequence outgrew its slot.

@@ -9,14 +9,17 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
+use qeff_core::weights::Facets;
 use serde_json::json;
 
 use self::args::{CardArgs, Found, ShapeArgs, stores};
+use super::forms::FormArgs;
 use super::{ModelArgs, talk};
 use crate::artifacts::{Artifact, Digests, Waiting};
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Options, Program, Shape};
 use crate::describe::Described;
+use crate::forms::WeightForms;
 use crate::prepare::{self, Prepared};
 use crate::qpc::{Job, Making, Source, Stores, Watch};
 
@@ -36,6 +39,8 @@ pub(crate) struct Args {
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long, conflicts_with = "onnx_path")]
     strict: bool,
+    #[command(flatten)]
+    forms: FormArgs,
     #[command(flatten)]
     shape: ShapeArgs,
     #[command(flatten)]
@@ -77,12 +82,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // A dry run leaves no trace, and does not read a large checkpoint for the sake of a folder's name.
     let digests = if shown { Digests::hurried(stores.root.join("digests")) } else { stores.digests() };
 
-    let model;
+    let forms = args.forms.forms(Target::Aic)?;
+    if args.onnx_path.is_some() && forms != WeightForms::default() {
+        bail!("--quantized is about the weights of a checkpoint: an ONNX file has them as they are; leave it out");
+    }
+    let (checkpoint, quantised, facets, prepared);
     let programs = match (&args.onnx_path, &args.model) {
         (Some(path), _) => vec![Source::of_file(path)?],
         (None, Some(path)) => {
-            model = Lowered::new(path, args, &options)?;
-            model.programs()?
+            let mut described;
+            (checkpoint, described) = open(path, args)?;
+            (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+            facets = forms.facets(&quantised);
+            prepared = prepare_for_cards(described, &facets, &options.shape)?;
+            Source::of_model(&prepared, &facets, &checkpoint.weights)?
         }
         (None, None) => bail!("expected --model or --onnx-path"),
     };
@@ -118,34 +131,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     made.iter().try_for_each(|artifact| talk::data(&format!("{}\n", artifact.dir.join("qpc").display())))
 }
 
-/// A checkpoint, described and lowered for cards.
-struct Lowered {
-    checkpoint: Checkpoint,
-    prepared: Prepared,
-}
-
-impl Lowered {
-    fn new(path: &std::path::Path, args: &Args, options: &Options) -> Result<Self> {
-        if args.cards.sub_functions() {
-            bail!(
-                "--use-onnx-subfunctions: our exports have no function for each layer yet, so there is nothing to share; \
-                 leave it out, or give an ONNX file that has them with --onnx-path"
-            );
-        }
-        let model = ModelArgs { model: path.to_owned(), plugin: args.plugin.clone(), strict: args.strict };
-        let (checkpoint, described) = model.describe()?;
-        talk::warnings(&described.warnings);
-        let prepared = prepare_for_cards(described, &checkpoint, &options.shape)?;
-        Ok(Lowered { checkpoint, prepared })
+/// The checkpoint that the user means, described.
+fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> {
+    if args.cards.sub_functions() {
+        bail!(
+            "--use-onnx-subfunctions: our exports have no function for each layer yet, so there is nothing to share; leave it \
+             out, or give an ONNX file that has them with --onnx-path"
+        );
     }
-
-    fn programs(&self) -> Result<Vec<(Program, Source<'_>)>> {
-        Source::of_model(&self.prepared, &self.checkpoint.weights)
+    let model = ModelArgs { model: path.to_owned(), plugin: args.plugin.clone(), strict: args.strict };
+    let (checkpoint, described) = model.describe()?;
+    talk::warnings(&described.warnings);
+    if !args.json {
+        talk::notes(&described.notes);
     }
+    Ok((checkpoint, described))
 }
 
 /// The passes that the sizes ask for, and the graph for AI 100.
-pub(crate) fn prepare_for_cards(described: Described, checkpoint: &Checkpoint, shape: &Shape) -> Result<Prepared> {
+pub(crate) fn prepare_for_cards(described: Described, facets: &Facets<'_>, shape: &Shape) -> Result<Prepared> {
     // Context lengths that are chosen for the user round the context up.
     let ctx_len = shape.positions();
     prepare::check_reach(&described.model, ctx_len).context("--ctx-len is too large")?;
@@ -155,7 +159,7 @@ pub(crate) fn prepare_for_cards(described: Described, checkpoint: &Checkpoint, s
         batching: shape.full_batch_size.is_some(),
         reach: ctx_len,
     };
-    let prepared = prepare::prepare(described.model, checkpoint.weights.index(), &features, Target::Aic)?;
+    let prepared = prepare::prepare(described.model, facets, &features, Target::Aic)?;
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     Ok(prepared)
 }
