@@ -1,9 +1,13 @@
 //! Generation on the CPU against the limit of the machine.
 //!
-//! `cargo bench --bench generate -- --model DIR --prompt 32 --new 64 --slots 1` (the demo checkpoint without `--model`)
+//! `cargo bench --bench generate -- --model PATH --prompt 32 --new 64 --slots 1` (the demo checkpoint without `--model`)
 //! prints tokens a second, and how close decoding comes to reading every weight once for each step: with one sequence,
 //! nothing can be faster than memory. The read rate is measured before and after in the same process, so that one busy
 //! minute does not decide the ratio.
+//!
+//! `--forms dense,int4,int4-int8,int8,…` measures several forms of the weights, in turns, and prints the median of
+//! `--rounds`: `kept` and `dense` say what becomes of weights that are stored quantised, `int4` and `int8` quantise the
+//! others (`int4a`, `int8a` asymmetrically), and `-int8` behind any of them rounds activations to eight bits.
 #![allow(clippy::print_stdout)]
 
 use std::path::PathBuf;
@@ -11,9 +15,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use qeff::{Silent, describe};
+use qeff_core::lower::Products;
+use qeff_core::weights::{CodeBits, Scheme};
 use qeff_host::checkpoint::Checkpoint;
-use qeff_host::generate::{Options, Request, Sampling, generate};
-use qeff_host::prepare::{self, CpuOptions};
+use qeff_host::forms::{Stored, WeightForms};
+use qeff_host::generate::{Options, Request, Sampling, Timing, generate};
+use qeff_host::prepare::{self, CpuOptions, CpuReady};
 use qeff_host::runtime::cpu::rten::Rten;
 use rayon::prelude::*;
 
@@ -25,10 +32,13 @@ struct Arguments {
     prompt: usize,
     new: usize,
     slots: usize,
+    forms: Vec<String>,
+    rounds: usize,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut found = Arguments { model: qeff::root().join("demo/kjv-1.7m"), prompt: 32, new: 64, slots: 1 };
+    let model = qeff::root().join("demo/kjv-1.7m");
+    let mut found = Arguments { model, prompt: 32, new: 64, slots: 1, forms: vec!["kept".into()], rounds: 1 };
     let mut rest = std::env::args().skip(1);
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().with_context(|| format!("{argument} needs a value"));
@@ -37,6 +47,8 @@ fn arguments() -> Result<Arguments> {
             "--prompt" => found.prompt = value()?.parse()?,
             "--new" => found.new = value()?.parse()?,
             "--slots" => found.slots = value()?.parse()?,
+            "--forms" => found.forms = value()?.split(',').map(str::to_owned).collect(),
+            "--rounds" => found.rounds = value()?.parse()?,
             // What cargo adds by itself.
             "--bench" => {}
             other => bail!("unknown argument {other}"),
@@ -45,24 +57,57 @@ fn arguments() -> Result<Arguments> {
     Ok(found)
 }
 
+fn forms(name: &str) -> Result<WeightForms> {
+    let (weights, products) = match name.strip_suffix("-int8") {
+        Some(weights) => (weights, Products::Int8),
+        None => (name, Products::F32),
+    };
+    let scheme = |bits, symmetric| Some(Scheme { bits, length: 32, symmetric });
+    let (stored, quantise) = match weights {
+        "kept" => (Stored::Keep, None),
+        "dense" => (Stored::Dequantise, None),
+        "int4" => (Stored::Keep, scheme(CodeBits::Four, true)),
+        "int4a" => (Stored::Keep, scheme(CodeBits::Four, false)),
+        "int8" => (Stored::Keep, scheme(CodeBits::Eight, true)),
+        "int8a" => (Stored::Keep, scheme(CodeBits::Eight, false)),
+        other => bail!("unknown form {other}"),
+    };
+    Ok(WeightForms { stored, quantise, products })
+}
+
+/// A form being measured.
+struct Lane {
+    name: String,
+    ready: CpuReady,
+    timings: Vec<Timing>,
+}
+
 fn main() -> Result<()> {
-    let Arguments { model, prompt, new, slots } = arguments()?;
+    let Arguments { model, prompt, new, slots, forms: names, rounds } = arguments()?;
     let checkpoint = Checkpoint::open(&model)?;
     let described = describe(&checkpoint)?;
-    let options = CpuOptions { engine: &Rten, slots, context: prompt + new, chunk: CHUNK };
-    let mut ready = prepare::cpu(&described, &checkpoint.weights, options)?;
+    let mut lanes = vec![];
+    for name in names {
+        let how = CpuOptions { engine: &Rten, slots, context: prompt + new, chunk: CHUNK, forms: forms(&name)? };
+        let ready = prepare::cpu(&described, &checkpoint.weights, how)?;
+        lanes.push(Lane { name, ready, timings: vec![] });
+    }
     let requests: Vec<Request> =
         (0..slots).map(|_| Request { prompt: (1..=prompt as u32).collect(), max_new_tokens: new }).collect();
     let options = Options { sampling: Sampling::default(), eos: vec![], chunk: CHUNK, keep_logits: false };
     let before = read_rate();
-    // Once to warm the pages, once to measure.
-    generate(&mut ready.session, &requests, &options, &mut Silent)?;
-    let (_, timing) = generate(&mut ready.session, &requests, &options, &mut Silent)?;
+    // Once to warm the pages, then to measure, each form in every round.
+    for round in 0..=rounds {
+        for lane in &mut lanes {
+            let (_, timing) = generate(&mut lane.ready.session, &requests, &options, &mut Silent)?;
+            if round > 0 {
+                lane.timings.push(timing);
+            }
+        }
+    }
     let rate = (before + read_rate()) / 2.0;
 
-    let steps = timing.decoded_tokens as f64 / slots as f64 / timing.decode.as_secs_f64();
     // An embedding gives one row a token; every other weight is read whole.
-    let residence = ready.residence;
     let sources = described.sources();
     let tied = !sources.iter().any(|name| name.ends_with("lm_head.weight"));
     let tables: u64 = sources
@@ -71,12 +116,21 @@ fn main() -> Result<()> {
         .filter_map(|name| checkpoint.weights.tensor(name))
         .map(|view| view.shape.iter().product::<u64>() * 4)
         .sum();
-    let weights = (residence.linked + residence.packed - if tied { 0 } else { tables }) as f64;
-    println!("prefill          {:9.1} tok/s", timing.prompt_tokens as f64 / timing.prefill.as_secs_f64());
-    println!("decode           {:9.1} tok/s in {slots} slot(s)", steps * slots as f64);
-    println!("weights          {:9.1} MB a step, {:.1} MB linked", weights / 1e6, residence.linked as f64 / 1e6);
-    println!("memory read      {:9.1} GB/s", rate / 1e9);
-    println!("decode / limit   {:9.2}", steps * weights / rate);
+    println!("memory read {:.1} GB/s; {slots} slot(s), medians of {rounds}", rate / 1e9);
+    println!("form          prefill tok/s  decode tok/s   MB a step  decode / limit");
+    for Lane { name, ready, timings } in &lanes {
+        let median = |number: &dyn Fn(&Timing) -> f64| {
+            let mut numbers: Vec<f64> = timings.iter().map(number).collect();
+            numbers.sort_by(f64::total_cmp);
+            numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        let prefill = median(&|timing| timing.prompt_tokens as f64 / timing.prefill.as_secs_f64());
+        let decode = median(&|timing| timing.decoded_tokens as f64 / timing.decode.as_secs_f64());
+        let residence = ready.residence;
+        let weights = (residence.linked + residence.packed - if tied { 0 } else { tables }) as f64;
+        let limit = decode / slots as f64 * weights / rate;
+        println!("{name:12} {prefill:14.1} {decode:13.1} {:11.1} {limit:15.2}", weights / 1e6);
+    }
     Ok(())
 }
 

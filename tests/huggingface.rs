@@ -1,10 +1,9 @@
 //! Every fixture computes what Hugging Face computes: the one promise that all others rest on.
 
 use anyhow::{Context as _, Result};
-use qeff::{Case, cases, compare, continue_all, describe, fixture, fixtures_of};
+use qeff::{Case, cases, compare, continue_all, describe, fixture, fixtures_of, options};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::prepare::{self, CpuOptions};
-use qeff_host::runtime::cpu::rten::Rten;
 use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::graph::Model;
 
@@ -32,13 +31,13 @@ fn check(name: &str, how: How) -> Result<()> {
             cases.into_iter().flat_map(|case| if reach(&case) > window { steps(&case) } else { vec![case] }).collect();
     } else if how.slots > 1 {
         let context = cases.iter().map(reach).max().context("no cases")?;
-        let options = CpuOptions { engine: &Rten, slots: how.slots, context, chunk: how.chunk };
+        let options = CpuOptions { chunk: how.chunk, ..options(how.slots, context) };
         let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, &cases, how.chunk)?;
         return cases.iter().zip(&got).try_for_each(|(case, got)| compare(case, got));
     }
     for case in cases {
-        let options = CpuOptions { engine: &Rten, slots: 1, context: reach(&case), chunk: how.chunk };
+        let options = CpuOptions { chunk: how.chunk, ..options(1, reach(&case)) };
         let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, std::slice::from_ref(&case), how.chunk)?;
         compare(&case, &got[0])?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
 use qeff::{TOLERANCE, cases, describe, fixture};
-use qeff_core::lower::{Lowered, Target, WeightForm, lower_with};
+use qeff_core::lower::{self, Lowered, Products, Target, WeightsAs, lower};
 use qeff_core::onnx::{self, Export, Exported, Storage, WEIGHT_SPEC_FILE, WEIGHT_SPEC_KEY};
 use qeff_core::passes::Features;
 use qeff_core::weights::{NotStored, PackOptions, TensorSource, evaluate_to_vec};
@@ -32,8 +32,9 @@ fn export(
     remainder: Option<Remainder>,
     dir: &Path,
 ) -> Result<(Program, Exported)> {
-    let linking = Linking::new(checkpoint, target, remainder)?;
-    let mut prepared = linking.prepare(describe(checkpoint)?, &Features::default())?;
+    let weights = &checkpoint.weights;
+    let linking = Linking::new(checkpoint, weights, target, remainder)?;
+    let mut prepared = linking.prepare(describe(checkpoint)?, weights.index(), &Features::default(), Products::F32)?;
     let what = Export {
         lowered: &prepared.programs[0],
         stem: "M",
@@ -272,12 +273,8 @@ fn nodes_make_what_evaluation_writes() -> Result<()> {
         let mut program = Program::new("main");
         let value = program.add_weight(expr.clone(), Type::weight(&shape));
         program.add_output("made", Role::Hidden, value);
-        let lowered = lower_with(
-            &program,
-            source.index(),
-            Target::Cpu,
-            WeightForm::Stored { usable: &|_, _| true, runs: false },
-        )?;
+        let weights = WeightsAs::Stored { usable: &|_, _| true, runs: false };
+        let lowered = lower(&program, source.index(), lower::Options { weights, ..Target::Cpu.into() })?;
         for weight in &lowered.weights {
             let plain = matches!(weight.expr, WeightExpr::Tensor(_)) || weight.expr.is_generated();
             assert!(plain, "{text}: {weight:?}");
@@ -308,7 +305,7 @@ fn a_type_that_cannot_be_converted_is_refused_and_not_cast() -> Result<()> {
     let mut program = Program::new("main");
     let value = program.add_weight(WeightExpr::tensor("i"), Type::weight(&[2]));
     program.add_output("made", Role::Hidden, value);
-    let lowered = lower_with(&program, source.index(), Target::Cpu, WeightForm::Wanted)?;
+    let lowered = lower(&program, source.index(), Target::Cpu)?;
     assert!(run(&lowered, &source).is_err_and(|error| format!("{error:#}").contains("stored as i32")));
     Ok(())
 }

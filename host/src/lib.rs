@@ -1,8 +1,11 @@
 //! qeff host.
 
+pub mod artifacts;
 pub mod checkpoint;
 pub mod cli;
+pub mod compile;
 pub mod describe;
+pub mod forms;
 pub mod generate;
 mod gguf;
 pub mod home;
@@ -10,5 +13,6 @@ pub mod interrupt;
 pub mod linking;
 pub mod plugins;
 pub mod prepare;
+pub mod qpc;
 pub mod runtime;
 pub mod text;

@@ -10,15 +10,15 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use qeff_core::lower::{Target, WeightForm};
+use qeff_core::lower::{self, Products, Target, Tensors, WeightsAs};
 use qeff_core::onnx::Storage;
 use qeff_core::passes::Features;
-use qeff_core::weights::{Checkpoint as Weights, TensorSource as _};
+use qeff_core::weights::TensorSource;
 use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::Model;
 
 use crate::checkpoint::Checkpoint;
-use crate::prepare::{Prepared, prepare_with};
+use crate::prepare::{Prepared, prepare};
 
 /// What becomes of weights that are stored in another type or layout than the graph wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ const MOST_UNASKED: u64 = 8 << 30;
 
 /// A linked export in the making.
 pub struct Linking<'a> {
-    weights: &'a Weights,
+    weights: &'a dyn TensorSource,
     folder: &'a Path,
     target: Target,
     remainder: Remainder,
@@ -43,11 +43,16 @@ pub struct Linking<'a> {
 }
 
 impl<'a> Linking<'a> {
-    /// For `target`, with the checkpoint's files linked. Without `remainder`, nodes make whatever the target reads.
+    /// For `target`, with the files of `checkpoint` linked, of which `weights` is made. Without `remainder`, nodes make whatever the target reads.
     ///
     /// # Errors
     /// If the target cannot refer to files of the checkpoint's format.
-    pub fn new(checkpoint: &'a Checkpoint, target: Target, remainder: Option<Remainder>) -> Result<Self> {
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        weights: &'a dyn TensorSource,
+        target: Target,
+        remainder: Option<Remainder>,
+    ) -> Result<Self> {
         let folder = checkpoint.dir.as_path();
         if target == Target::Aic && !folder.is_dir() {
             bail!(
@@ -56,7 +61,6 @@ impl<'a> Linking<'a> {
                 folder.display()
             );
         }
-        let weights = &checkpoint.weights;
         let bf16 = match (target, remainder) {
             (Target::Cpu, None) => bytes_from_bf16(weights) > MOST_UNASKED,
             _ => true,
@@ -77,13 +81,19 @@ impl<'a> Linking<'a> {
     ///
     /// # Errors
     /// If a pass refuses or the target cannot express the model.
-    pub fn prepare(&self, model: Model, features: &Features) -> Result<Prepared> {
+    pub fn prepare<'t>(
+        &self,
+        model: Model,
+        tensors: impl Into<Tensors<'t>>,
+        features: &Features,
+        products: Products,
+    ) -> Result<Prepared> {
         let usable = |tensor: &str, wanted: DType| self.is_usable(tensor, wanted);
-        let form = match self.remainder {
-            Remainder::Packed => WeightForm::Wanted,
-            Remainder::Nodes => WeightForm::Stored { usable: &usable, runs: self.target == Target::Cpu },
+        let weights = match self.remainder {
+            Remainder::Packed => WeightsAs::Wanted,
+            Remainder::Nodes => WeightsAs::Stored { usable: &usable, runs: self.target == Target::Cpu },
         };
-        prepare_with(model, self.weights.index(), features, self.target, form)
+        prepare(model, tensors.into(), features, lower::Options { target: self.target, products, weights })
     }
 
     /// How weights are stored in the export of `model`.
@@ -108,7 +118,7 @@ impl<'a> Linking<'a> {
 }
 
 /// Bytes that the tensors stored as bf16 have as f32.
-fn bytes_from_bf16(weights: &Weights) -> u64 {
+fn bytes_from_bf16(weights: &dyn TensorSource) -> u64 {
     let bf16 = weights.index().iter().filter(|(_, info)| info.dtype == DType::BF16);
     let stored = bf16.filter_map(|(name, _)| weights.stored(name)).map(|view| view.length);
     stored.fold(0, |sum: u64, length| sum.saturating_add(length.saturating_mul(2)))

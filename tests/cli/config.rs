@@ -341,7 +341,7 @@ fn odd_values_never_panic() {
                     continue;
                 }
                 for target in [Target::Aic, Target::Cpu] {
-                    let features = Features { last_k: true, batching: true, reach: 100 };
+                    let features = Features { last_k: true, batching: true, reach: 100, ..Features::default() };
                     prepare(model.clone(), checkpoint.weights.index(), &features, target)
                         .unwrap_or_else(|error| panic!("{name} with {field} = {value}: {error:#}"));
                 }

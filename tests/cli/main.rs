@@ -1,5 +1,7 @@
 //! The whole command: what is typed, what comes out of stdout and stderr, and the exit code.
 
+mod compile;
+mod compile_goldens;
 mod config;
 mod config_files;
 mod export;
@@ -9,6 +11,7 @@ mod limits;
 mod linked;
 mod machine;
 mod prompts;
+mod quantised;
 mod text;
 mod weights;
 

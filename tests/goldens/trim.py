@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 CASES = [
-    "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-tied", "llama-rope3",
-    "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss",
+    "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-gqa+ccl", "llama-tied",
+    "llama-rope3", "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
 CONFIG = [
@@ -32,7 +32,9 @@ def trimmed(case: str, recording: dict) -> dict:
     features = case.split("+")[1:]
     return {
         "case": case,
-        "features": {"batching": "cb" in features, "last_k": "tlm" in features},
+        "features": {"batching": "cb" in features, "last_k": "tlm" in features}
+        | ({"context": True} if "ccl" in features else {}),
+        **quantised(model, config),
         "config": {key: config[key] for key in CONFIG if key in config},
         "ir_version": model["ir_version"],
         "opset_import": model["opset_import"],
@@ -46,6 +48,15 @@ def trimmed(case: str, recording: dict) -> dict:
             for function in model["functions"]
         ],
     }
+
+
+def quantised(model: dict, config: dict) -> dict:
+    """The length of blocks, and the operands that hold them: name, element type and dimensions."""
+    if "quantization_config" not in config:
+        return {}
+    operands = ("qweight", "scales", "qzeros")
+    held = [entry[:3] for entry in model["initializers"] if entry[0].endswith(operands)]
+    return {"block": config["quantization_config"]["group_size"], "quantised": sorted(held)}
 
 
 def written(value, depth=0) -> str:

@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Command {
     inner: assert_cmd::Command,
     temporary: TempDir,
+    /// Where the command keeps artifacts, unless a test says where.
+    _home: TempDir,
     filters: Vec<(String, &'static str)>,
 }
 
@@ -34,8 +36,25 @@ impl Command {
         let mut inner = assert_cmd::Command::new(program);
         let temporary = tempfile::tempdir().expect("a temporary folder");
         inner.arg(verb).env("TMPDIR", temporary.path()).env("COLUMNS", "100").timeout(PATIENCE);
-        inner.env_remove("RUST_BACKTRACE");
-        Command { inner, temporary, filters: vec![] }
+        let home = tempfile::tempdir().expect("a temporary folder");
+        inner.env("QEFF_HOME", home.path().join("home"));
+        for variable in ["RUST_BACKTRACE", "QAIC_SDK_ROOT", "QNN_SDK_ROOT"] {
+            inner.env_remove(variable);
+        }
+        Command { inner, temporary, _home: home, filters: vec![] }
+    }
+
+    /// Keeps artifacts below `home`; messages show it as `HOME`.
+    pub fn home(mut self, home: &Path) -> Self {
+        self.filters.push((home.display().to_string(), "HOME"));
+        self.inner.env("QEFF_HOME", home);
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.inner.env(name, value);
+        self
     }
 
     /// Adds an argument.

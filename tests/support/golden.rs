@@ -1,12 +1,17 @@
 //! Goldens: what the reference wrote for a tiny model (`tests/goldens/README.md`), and the checkpoint it stood for.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use anyhow::{Context as _, Result, bail};
 use qeff_core::passes::Features;
+use qeff_core::weights::{BlockLayout, CodeBits, Encoding, SourceError, TensorSource, ZeroPoint};
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 use serde_json::Value as Json;
 
 use crate::root;
+use crate::scratch::Stored;
 
 /// One recorded export.
 #[derive(Debug)]
@@ -15,8 +20,33 @@ pub struct Golden {
     pub name: String,
     /// Passes that stand for what the export was asked for.
     pub features: Features,
+    /// Length of the blocks that its projections are stored in, if they are quantised.
+    pub block: Option<u64>,
     /// All that was recorded.
     pub facts: Json,
+}
+
+/// The tensors of a golden's checkpoint, as far as a lowering asks: there are no numbers.
+#[derive(Debug)]
+pub struct GoldenTensors {
+    index: TensorIndex,
+    block: Option<u64>,
+}
+
+impl TensorSource for GoldenTensors {
+    fn index(&self) -> &TensorIndex {
+        &self.index
+    }
+
+    fn lend(&self, name: &str, _: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
+        Err(SourceError::Missing(name.to_owned()))
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding<'_>> {
+        let length = self.block.filter(|_| name.ends_with("_proj.weight"))?;
+        let blocks = BlockLayout { bits: CodeBits::Four, length, zero: ZeroPoint::PerBlock, ordered: false };
+        Some(Encoding { name: "recorded".into(), blocks: Some(blocks) })
+    }
 }
 
 /// Every golden, by name.
@@ -34,20 +64,45 @@ pub fn goldens() -> Result<Vec<Golden>> {
             let facts: Json = serde_json::from_str(&std::fs::read_to_string(path)?)
                 .with_context(|| format!("{} is not JSON", path.display()))?;
             let asked = |feature: &str| facts["features"][feature].as_bool().unwrap_or(false);
-            let features = Features { batching: asked("batching"), last_k: asked("last_k"), ..Features::default() };
-            Ok(Golden { name: facts["case"].as_str().context("case without a name")?.to_owned(), features, facts })
+            let features = Features {
+                batching: asked("batching"),
+                last_k: asked("last_k"),
+                context: asked("context"),
+                ..Features::default()
+            };
+            let name = facts["case"].as_str().context("case without a name")?.to_owned();
+            Ok(Golden { name, features, block: facts["block"].as_u64(), facts })
         })
         .collect()
 }
 
 impl Golden {
+    /// A checkpoint of the config whose weights are all zero.
+    pub fn checkpoint(&self) -> Result<tempfile::TempDir> {
+        let dir = tempfile::tempdir()?;
+        std::fs::write(dir.path().join("config.json"), self.facts["config"].to_string())?;
+        let tensors = self.tensors()?;
+        let stored: Vec<_> = tensors
+            .index()
+            .iter()
+            .map(|(name, info)| {
+                let shape: Vec<usize> = info.shape.iter().map(|&n| n as usize).collect();
+                let data = vec![0; 4 * shape.iter().product::<usize>()];
+                Stored { name: name.to_owned(), dtype: safetensors::Dtype::F32, shape, data }
+            })
+            .collect();
+        let named = stored.iter().map(|tensor| (tensor.name.as_str(), tensor));
+        safetensors::serialize_to_file(named, None, &dir.path().join("model.safetensors"))?;
+        Ok(dir)
+    }
+
     /// The config of the exported model.
     pub fn config(&self) -> Result<Config> {
         Ok(Config::parse(&self.facts["config"].to_string())?)
     }
 
     /// The tensors that a checkpoint with this config has.
-    pub fn tensors(&self) -> Result<TensorIndex> {
+    pub fn tensors(&self) -> Result<GoldenTensors> {
         let config = &self.facts["config"];
         let count = |field: &str| config[field].as_u64().with_context(|| format!("{}: no {field}", self.name));
         let mut tensors = TensorIndex::new();
@@ -140,6 +195,6 @@ impl Golden {
             }
             other => bail!("{}: the tensors of model type {other:?} are not known", self.name),
         }
-        Ok(tensors)
+        Ok(GoldenTensors { index: tensors, block: self.block })
     }
 }

@@ -4,14 +4,18 @@ pub mod golden;
 
 pub mod command;
 pub mod scratch;
+pub mod sdk;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use qeff_host::checkpoint::Checkpoint;
+use qeff_host::forms::WeightForms;
 use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
 use qeff_host::plugins::Registry;
+use qeff_host::prepare::CpuOptions;
 use qeff_host::runtime::Session;
+use qeff_host::runtime::cpu::rten::Rten;
 use qeff_plugin_api::TensorIndex;
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Model;
@@ -50,6 +54,11 @@ pub fn describe(checkpoint: &Checkpoint) -> Result<Model> {
 pub fn describe_with(config: &Config, tensors: &TensorIndex) -> Result<Model> {
     let request = qeff_plugin_api::plugin::Request { config: config.clone(), tensors: tensors.clone() };
     Ok(Registry::builtin().architecture_for(config, None)?.describe(&request)?)
+}
+
+/// A session as a test wants it: `slots` sequences of `context` positions, weights in their default forms.
+pub fn options(slots: usize, context: usize) -> CpuOptions<'static> {
+    CpuOptions { engine: &Rten, slots, context, chunk: 512, forms: WeightForms::default() }
 }
 
 /// One prompt of a fixture with the reference's answer.

@@ -11,6 +11,7 @@ use qeff_core::weights::{PackError, PackOptions, Progress};
 use serde_json::{Value as Json, json};
 
 use super::ModelArgs;
+use super::forms::{self, FormArgs};
 use super::talk;
 use crate::interrupt::Interrupts;
 use crate::linking::{Linking, Remainder};
@@ -40,9 +41,14 @@ pub(crate) struct Args {
     /// Logits of the last K positions (a speculation target). K is fixed when the graph is compiled.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1024))]
     num_logits_to_keep: Option<u32>,
+    /// Context lengths: attention reads the beginning of the cache only, as much as is fixed when the graph is compiled.
+    #[arg(long)]
+    ccl_enabled: bool,
     /// Positions of a sequence; decides rotary rules that depend on the length (dynamic, longrope).
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     ctx_len: Option<u32>,
+    #[command(flatten)]
+    forms: FormArgs,
     /// Memory for converting weights, in MB.
     #[arg(long, value_name = "MB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..))]
     memory_budget: u32,
@@ -117,7 +123,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.remainder.is_some() && args.storage == StorageArg::Packed {
         bail!("--remainder is about linked weights: add --storage linked");
     }
-    let (checkpoint, described) = args.model.describe()?;
+    let target = Target::from(args.target);
+    let forms = args.forms.forms(target)?;
+    let (checkpoint, mut described) = args.model.describe()?;
     talk::warnings(&described.warnings);
     talk::notes(&described.notes);
     if let Some(context) = args.ctx_len {
@@ -126,19 +134,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let features = Features {
         last_k: args.num_logits_to_keep.is_some(),
         batching: args.full_batch_size.is_some(),
+        context: args.ccl_enabled,
         reach: args.ctx_len.map_or(0, u64::from),
     };
-    let target = Target::from(args.target);
+    let (quantised, report) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+    let source = forms.facets(&quantised);
     let linking = match args.storage {
         StorageArg::Packed => None,
-        StorageArg::Linked => Some(Linking::new(&checkpoint, target, args.remainder.map(Remainder::from))?),
+        StorageArg::Linked => Some(Linking::new(&checkpoint, &source, target, args.remainder.map(Remainder::from))?),
     };
     linking.iter().filter_map(Linking::warning).for_each(talk::warn);
-    let index = checkpoint.weights.index();
-    let prepared = match &linking {
-        None => prepare::prepare(described.model, index, &features, target)?,
-        Some(linking) => linking.prepare(described.model, &features)?,
+    let products = forms.products;
+    let mut prepared = match &linking {
+        None => {
+            let how = lower::Options { products, ..target.into() };
+            prepare::prepare(described.model, &source, &features, how)?
+        }
+        Some(linking) => linking.prepare(described.model, &source, &features, products)?,
     };
+    prepared.reports.splice(0..0, report);
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
     let metadata = [("qeff_transforms", passes.join(",")), ("qeff.target", target.name().to_owned())];
@@ -162,8 +176,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             None => onnx::Storage::Packed,
             Some(linking) => linking.storage(&prepared.model),
         };
-        let source = &checkpoint.weights;
-        let what = onnx::Export { lowered, stem: &stem, source, storage, metadata: &metadata, options };
+        let what = onnx::Export { lowered, stem: &stem, source: &source, storage, metadata: &metadata, options };
         let exported = onnx::export(what, &args.output);
         bar.finish_and_clear();
         if matches!(exported, Err(ExportError::Pack(PackError::Interrupted))) {
@@ -187,6 +200,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "target": target.name(),
             "plugin": described.plugin,
             "passes": passes,
+            "weights": forms::report(&prepared.quantised()),
             "storage": match args.storage { StorageArg::Packed => "packed", StorageArg::Linked => "linked" },
             "links": exports.iter().flat_map(links).collect::<Vec<_>>(),
             "packed_because": exports.iter().flat_map(reasons).collect::<Vec<_>>(),
@@ -199,6 +213,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for report in &prepared.reports {
         talk::say(&report.to_string());
     }
+    forms::say(&prepared.quantised());
     if linking.is_some() {
         exports.iter().for_each(tell_linked);
     }

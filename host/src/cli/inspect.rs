@@ -3,6 +3,7 @@
 use anyhow::Result;
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
+use qeff_core::weights::Facets;
 use qeff_core::{onnx, text};
 use serde_json::json;
 
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn lowered(checkpoint: &Checkpoint, model: qeff_plugin_api::graph::Model, target: Target) -> Result<String> {
-    let prepared = prepare::prepare(model, checkpoint.weights.index(), &Features::default(), target)?;
+    let prepared = prepare::prepare(model, &Facets::new(&checkpoint.weights), &Features::default(), target)?;
     Ok(prepared.programs.iter().map(onnx::text::print).collect::<Vec<_>>().join("\n"))
 }
 

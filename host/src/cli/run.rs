@@ -1,15 +1,20 @@
-//! `run`: generate text with a model, on the CPU.
+//! `run`: generate text with a model, on the CPU, or on cards as far as that is built.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use qeff_core::lower::{Quantised, Target};
 use serde_json::json;
 
 use super::ModelArgs;
+use super::compile::args::CardArgs;
+use super::forms::{self, FormArgs};
+use super::on_cards;
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
+use crate::compile::Shape;
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
 use crate::prepare::{self, CpuOptions};
 use crate::runtime::cpu::rten::Rten;
@@ -49,6 +54,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
     full_batch_size: Option<u32>,
     #[command(flatten)]
+    forms: FormArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     /// End the answer before this text; may be repeated.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -62,6 +69,8 @@ pub(crate) struct Args {
     /// A chat template instead of the checkpoint's.
     #[arg(long, value_name = "FILE", requires = "chat", conflicts_with = "prompt_ids")]
     chat_template: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    cards: CardArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -116,12 +125,30 @@ impl SamplingArgs {
     }
 }
 
+impl Args {
+    /// Sizes that cards are compiled for.
+    fn shape(&self) -> Shape {
+        Shape {
+            prompt_len: self.prompt_len.map(u64::from),
+            ctx_len: self.ctx_len.map(u64::from),
+            batch_size: self.batch_size.map(u64::from),
+            full_batch_size: self.full_batch_size.map(u64::from),
+            ..Shape::default()
+        }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     // What can be wrong with the flags is said before any file is opened.
     let prompts = args.prompts.prompts()?;
     let sampling = args.sampling.sampling()?;
     StopStrings::new(args.stop.clone())?;
+    let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
+    if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
+        bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
+    }
+    let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
 
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let needs_text = !args.stop.is_empty() || prompts.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
@@ -130,14 +157,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
+    if on_cards {
+        check_ids(&encoded, &described.model)?;
+        let lens: Vec<usize> = encoded.iter().map(Vec::len).collect();
+        return on_cards::run(&args.cards, forms, args.shape(), &lens, described, &checkpoint);
+    }
     if !args.json {
         talk::notes(&described.notes);
     }
     let plan = Plan::new(args, &encoded, &described.model)?;
     let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
-    let options = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context, chunk };
-    let ready = prepare::cpu(&described.model, &checkpoint.weights, options)?;
+    let how = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context, chunk, forms };
+    let ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
+    if !args.json {
+        forms::say(&ready.quantised);
+    }
     let mut session = ready.session;
     let loaded = started.elapsed();
 
@@ -159,7 +194,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let texts = reader.finish(&done)?;
     let metrics = Metrics { loaded, total: started.elapsed(), timing, first: loaded + timing.first_token };
     if args.json {
-        return print_json(args, &plan.requests, &done, &texts, &metrics);
+        return print_json(args, &plan.requests, Answers { done: &done, texts: &texts }, &metrics, &ready.quantised);
     }
     metrics.say(&plan.requests);
     Ok(())
@@ -405,13 +440,20 @@ impl Metrics {
     }
 }
 
+/// What the model answered, a request each.
+struct Answers<'a> {
+    done: &'a [Completion],
+    texts: &'a [Option<String>],
+}
+
 fn print_json(
     args: &Args,
     requests: &[Request],
-    done: &[Completion],
-    texts: &[Option<String>],
+    answers: Answers<'_>,
     metrics: &Metrics,
+    quantised: &Quantised,
 ) -> Result<()> {
+    let Answers { done, texts } = answers;
     let outputs: Vec<_> = requests
         .iter()
         .zip(done)
@@ -430,5 +472,9 @@ fn print_json(
         })
         .collect();
     debug_assert!(done.iter().all(|completion| completion.finish != Finish::Stopped || !args.stop.is_empty()));
-    talk::json(&json!({ "outputs": outputs, "metrics": metrics.json() }))
+    let mut document = json!({ "outputs": outputs, "metrics": metrics.json() });
+    if !quantised.is_empty() {
+        document["weights"] = forms::report(quantised);
+    }
+    talk::json(&document)
 }

@@ -21,7 +21,7 @@ impl Writer<'_> {
     ) -> bool {
         let as_wanted = match expr {
             WeightExpr::Tensor(name) => self.stored_type(name) == dtype,
-            _ if runs => expr.stored_run(self.tensors).is_some_and(|(name, _)| self.stored_type(name) == dtype),
+            _ if runs => expr.stored_run(self.tensors.index).is_some_and(|(name, _)| self.stored_type(name) == dtype),
             _ => false,
         };
         if as_wanted || expr.is_generated() {
@@ -144,11 +144,11 @@ impl Writer<'_> {
     }
 
     fn shape_of(&self, expr: &WeightExpr) -> Vec<u64> {
-        expr.shape(self.tensors).unwrap_or_else(|error| unreachable!("a valid program: {error}"))
+        expr.shape(self.tensors.index).unwrap_or_else(|error| unreachable!("a valid program: {error}"))
     }
 
     fn stored_type(&self, name: &str) -> DType {
-        let info = self.tensors.get(name);
+        let info = self.tensors.index.get(name);
         info.map(|info| info.dtype).unwrap_or_else(|| unreachable!("a valid program has no tensor `{name}`"))
     }
 }

@@ -10,14 +10,16 @@ use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type, tensor_shape_proto, type_proto,
 };
-use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
 
-use super::{Initializer, LowerError, Lowered, Target, WeightForm};
+use super::quantised::{Quantised, Tensors};
+use super::{Initializer, LowerError, Lowered, Options, Target, WeightsAs};
 
 /// Longest list of integers that is written as a constant.
 const LONGEST_LIST: u64 = 1024;
 
 /// An attribute of a node.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Attr<'a> {
     Int(i64),
     Float(f32),
@@ -27,9 +29,9 @@ pub(super) enum Attr<'a> {
 
 pub(super) struct Writer<'a> {
     pub(super) program: &'a Program,
-    pub(super) tensors: &'a TensorIndex,
+    pub(super) tensors: Tensors<'a>,
     pub(super) target: Target,
-    form: WeightForm<'a>,
+    weights_as: WeightsAs<'a>,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
     constant_names: HashSet<String>,
@@ -51,17 +53,19 @@ pub(super) struct Writer<'a> {
     top: String,
     /// Scope of the node being lowered.
     scope: String,
+    /// What became of quantised weights.
+    pub(super) quantised: Quantised,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(program: &'a Program, tensors: &'a TensorIndex, target: Target, form: WeightForm<'a>) -> Self {
+    pub(super) fn new(program: &'a Program, tensors: Tensors<'a>, options: Options<'a>) -> Self {
         let path = program.nodes().map(|(_, node)| program.scope_path(node.scope)).find(|path| !path.is_empty());
         let top = path.and_then(|path| path.split('.').next()).unwrap_or("").to_owned();
         let mut writer = Writer {
             program,
             tensors,
-            target,
-            form,
+            target: options.target,
+            weights_as: options.weights,
             nodes: vec![],
             constants: vec![],
             constant_names: HashSet::new(),
@@ -76,6 +80,7 @@ impl<'a> Writer<'a> {
             sharing: false,
             top,
             scope: String::new(),
+            quantised: Quantised::default(),
         };
         for input in &program.inputs {
             writer.names.insert(input.value, input.name.clone());
@@ -115,6 +120,7 @@ impl<'a> Writer<'a> {
         match self.program.weight(value) {
             Some(expr) => {
                 let elem = self.program.ty(value).elem;
+                self.note_plain_use(expr);
                 self.weight(expr.clone(), elem, operand)
             }
             None => self.name(value),
@@ -136,27 +142,32 @@ impl<'a> Writer<'a> {
         self.ports.contains_key(&value) || self.program.nodes().any(|(_, node)| node.operands.contains(&Some(value)))
     }
 
-    /// The value of an expression. If it is new, it is an initializer called `{scope}.{operand}`, or nodes over initializers.
+    /// The value of an expression in the type that `elem` is here. A number without axes and a short list of equal integers
+    /// are constants.
     pub(super) fn weight(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> String {
-        let expr = expr.simplified(self.tensors);
-        if let WeightExpr::Fill { value, shape } = &expr
-            && shape.is_empty()
-        {
-            return self.scalar(*value);
+        let expr = expr.simplified(self.tensors.index);
+        if let WeightExpr::Fill { value, shape } = &expr {
+            match shape[..] {
+                [] => return self.scalar(*value),
+                [count] if elem == Elem::I64 && count <= LONGEST_LIST => {
+                    return self.ints(&vec![*value as i64; count as usize]);
+                }
+                _ => {}
+            }
         }
-        if let (Elem::I64, WeightExpr::Fill { value, shape }) = (elem, &expr)
-            && let [count] = shape[..]
-            && count <= LONGEST_LIST
-        {
-            return self.ints(&vec![*value as i64; count as usize]);
-        }
-        let dtype = elem.resolve(self.program.act);
+        self.tensor(expr, elem.resolve(self.program.act), operand)
+    }
+
+    /// The value of an expression in a stored type. If it is new, it is an initializer called `{scope}.{operand}`, or nodes
+    /// over initializers.
+    pub(super) fn tensor(&mut self, expr: WeightExpr, dtype: DType, operand: &str) -> String {
+        let expr = expr.simplified(self.tensors.index);
         let key = format!("{dtype}:{expr}");
         if let Some(name) = self.weight_names.get(&key) {
             return name.clone();
         }
-        let name = match self.form {
-            WeightForm::Stored { usable, runs } if self.is_made_by_nodes(&expr, dtype, usable, runs) => {
+        let name = match self.weights_as {
+            WeightsAs::Stored { usable, runs } if self.is_made_by_nodes(&expr, dtype, usable, runs) => {
                 self.from_stored(&expr, dtype, operand)
             }
             _ => {
@@ -175,7 +186,7 @@ impl<'a> Writer<'a> {
 
     /// A new initializer, called `base` if that is free.
     pub(super) fn initializer(&mut self, expr: WeightExpr, dtype: DType, base: String) -> String {
-        let shape = expr.shape(self.tensors).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
+        let shape = expr.shape(self.tensors.index).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
         let mut name = base.clone();
         let mut k = 0;
         while !self.taken.insert(name.clone()) {
@@ -442,6 +453,7 @@ impl<'a> Writer<'a> {
                 ..GraphProto::default()
             },
             weights: self.weights,
+            quantised: self.quantised,
             functions: vec![],
             opset_import: opsets.iter().map(opset).collect(),
             ir_version,

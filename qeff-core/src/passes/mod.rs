@@ -5,18 +5,24 @@
 //! model as it was. The order is fixed ([`apply`]), so a result does not depend on how it was asked for.
 
 mod batching;
+mod context;
 mod last_k;
+mod quantise;
 mod reach;
 
 use std::fmt;
 
 use qeff_plugin_api::graph::Model;
 
+pub use quantise::quantise;
+
 /// Which features a model gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
     /// Logits of the last k valid positions instead of the last one; k is the length of input `num_logits_to_keep`.
     pub last_k: bool,
+    /// Attention reads the beginning of the cache only; how much is the length of input `comp_ctx_lengths`.
+    pub context: bool,
     /// Continuous batching: states have a slot axis of their own, and rows say which slot they use.
     pub batching: bool,
     /// Positions a request can reach (exclusive), for rotary rules that depend on the current length; 0 if unknown.
@@ -64,7 +70,11 @@ pub struct Refusal {
 /// The first refusal; the model is then unchanged by the pass that refused.
 pub fn apply(model: &mut Model, features: &Features) -> Result<Vec<PassReport>, Refusal> {
     let mut reports = vec![];
-    // The order is also that of the inputs they add, which is the reference's: batch_index, num_logits_to_keep.
+    // The order is also that of the inputs they add, which is the reference's: comp_ctx_lengths, batch_index,
+    // num_logits_to_keep.
+    if features.context {
+        reports.push(context::apply(model)?);
+    }
     if features.batching {
         reports.push(batching::apply(model)?);
     }

@@ -26,6 +26,9 @@ const SHORTEST_READ: u64 = 64 << 10;
 /// Nests looked at when tiles are chosen: enough to see how a result reads its sources.
 const PROBE: usize = 64;
 
+/// Stored bytes that a read without a tiling is lent at once.
+const READ_AT_ONCE: u64 = 4 << 20;
+
 /// Where tiles go.
 pub trait TileSink: Sync {
     /// Takes `bytes`, which belong `offset` bytes behind the beginning of the tensor.
@@ -109,6 +112,19 @@ impl<'s> Evaluation<'s> {
             return Tiling::flat(self.elements, size, budget as u64);
         }
         Tiling::new(self.shape(), size, &pace(&nests, &strides), budget as u64)
+    }
+
+    /// Evaluates the elements `elements` of the result, counted in row-major order, into `out`, which is as long as they
+    /// are.
+    ///
+    /// # Errors
+    /// [`EvalError::Source`].
+    pub(super) fn read(&self, elements: Range<u64>, out: &mut [u8]) -> Result<(), EvalError> {
+        debug_assert!(elements.start < elements.end && elements.end <= self.elements);
+        let mut window = Window::default();
+        let mut reader = Reader { source: self.source, window: &mut window, limit: READ_AT_ONCE, read: 0 };
+        let region = Region::of_box(&[elements]);
+        self.root.descend_flat(region, &mut |leaf| reader.compute(leaf, self.target, out))
     }
 
     /// Evaluates tile `number` of `tiling` into `sink`. `scratch` is memory to be kept from tile to tile.

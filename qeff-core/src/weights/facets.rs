@@ -13,7 +13,8 @@ use std::ops::Range;
 
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
-use super::blocks::{BlockLayout, BlockPart, Encoding, ZeroPoint};
+use super::blocks::{BlockLayout, BlockPart, CodeBits, Encoding, ZeroPoint};
+use super::keep::{BlockIndex, Dense};
 use super::source::{SourceError, TensorSource, TensorView, copy_lent};
 
 /// Blocks whose parts are in memory at once.
@@ -33,13 +34,26 @@ pub enum Facet {
     Zeros,
     /// What `scale · (code − center)` lacks, f32 `[…, g]`; see [`CodeBits::center`](super::CodeBits::center).
     Offsets,
-    /// The column of every element of a row, i64 `[n]`.
+    /// The column of every element of a row, i64 `[n]`; see [`BlockLayout::ordered`].
     Order,
+    /// [`Self::LowBits`] of four-bit codes with the columns of a row where they were before they were ordered: u8
+    /// `[…, n / 2]`.
+    ColumnBits,
+    /// The block of every column of a row, i32 `[n]`: what goes with [`Self::ColumnBits`].
+    Groups,
 }
 
 impl Facet {
-    const ALL: [Facet; 6] =
-        [Facet::LowBits, Facet::HighBits, Facet::Scales, Facet::Zeros, Facet::Offsets, Facet::Order];
+    const ALL: [Facet; 8] = [
+        Facet::LowBits,
+        Facet::HighBits,
+        Facet::Scales,
+        Facet::Zeros,
+        Facet::Offsets,
+        Facet::Order,
+        Facet::ColumnBits,
+        Facet::Groups,
+    ];
 
     /// The name of this facet of `tensor`.
     pub fn of(self, tensor: &str) -> String {
@@ -50,6 +64,8 @@ impl Facet {
             Facet::Zeros => "zeros",
             Facet::Offsets => "offsets",
             Facet::Order => "order",
+            Facet::ColumnBits => "column_bits",
+            Facet::Groups => "groups",
         };
         format!("{tensor}#{facet}")
     }
@@ -57,9 +73,10 @@ impl Facet {
     /// Element type.
     pub fn dtype(self) -> DType {
         match self {
-            Facet::LowBits | Facet::HighBits | Facet::Zeros => DType::U8,
+            Facet::LowBits | Facet::HighBits | Facet::Zeros | Facet::ColumnBits => DType::U8,
             Facet::Scales | Facet::Offsets => DType::F32,
             Facet::Order => DType::I64,
+            Facet::Groups => DType::I32,
         }
     }
 
@@ -67,20 +84,26 @@ impl Facet {
     pub fn is_of(self, layout: &BlockLayout) -> bool {
         match self {
             Facet::LowBits | Facet::Scales => true,
-            Facet::HighBits => layout.bits.count() == 8,
-            Facet::Zeros => layout.bits.count() == 4 && layout.zero == ZeroPoint::PerBlock,
+            Facet::HighBits => layout.bits == CodeBits::Eight,
+            Facet::Zeros => layout.bits == CodeBits::Four && layout.zero == ZeroPoint::PerBlock,
             Facet::Offsets => !layout.is_centered(),
-            Facet::Order => layout.ordered,
+            Facet::Order | Facet::Groups => layout.ordered,
+            Facet::ColumnBits => layout.ordered && layout.bits == CodeBits::Four,
         }
     }
 
+    /// Whether it is the same for every row, and has no leading axes.
+    pub(super) fn is_of_row(self) -> bool {
+        matches!(self, Facet::Order | Facet::Groups)
+    }
+
     /// Elements in place of a row of `per_row` blocks.
-    fn width(self, layout: &BlockLayout, per_row: u64) -> u64 {
+    pub(super) fn width(self, layout: &BlockLayout, per_row: u64) -> u64 {
         match self {
-            Facet::LowBits | Facet::HighBits => per_row * layout.length / 2,
+            Facet::LowBits | Facet::HighBits | Facet::ColumnBits => per_row * layout.length / 2,
             Facet::Scales | Facet::Offsets => per_row,
             Facet::Zeros => per_row.div_ceil(2),
-            Facet::Order => per_row * layout.length,
+            Facet::Order | Facet::Groups => per_row * layout.length,
         }
     }
 }
@@ -92,7 +115,7 @@ pub struct Facets<'s> {
     source: &'s dyn TensorSource,
     index: TensorIndex,
     facets: BTreeMap<String, Derived>,
-    layouts: BTreeMap<String, BlockLayout>,
+    blocks: BlockIndex,
 }
 
 /// Where a facet comes from.
@@ -108,31 +131,45 @@ struct Derived {
 impl<'s> Facets<'s> {
     /// The facets of all tensors of `source`.
     pub fn new(source: &'s dyn TensorSource) -> Self {
-        let mut index = source.index().clone();
-        let (mut facets, mut layouts) = (BTreeMap::new(), BTreeMap::new());
-        for (tensor, info) in source.index().iter() {
-            let Some(layout) = source.encoding(tensor).and_then(|encoding| encoding.blocks) else { continue };
-            let Some((&width, leading)) = info.shape.split_last() else { continue };
-            let Some(per_row) = layout.blocks_per_row(width) else { continue };
-            let own: Vec<_> = Facet::ALL.into_iter().filter(|facet| facet.is_of(&layout)).collect();
-            if own.iter().any(|facet| index.contains(&facet.of(tensor))) {
-                continue;
-            }
-            for facet in own {
-                let last = facet.width(&layout, per_row);
-                let leading = if facet == Facet::Order { &[] } else { leading };
-                let shape = [leading, &[last]].concat();
-                index.insert(facet.of(tensor), TensorInfo { dtype: facet.dtype(), shape });
-                facets.insert(facet.of(tensor), Derived { tensor: tensor.to_owned(), facet, layout, per_row });
-            }
-            layouts.insert(tensor.to_owned(), layout);
-        }
-        Self { source, index, facets, layouts }
+        Self::keeping(source, &|_| true)
     }
 
-    /// The tensors that have facets, with the layout of their blocks.
-    pub fn layouts(&self) -> &BTreeMap<String, BlockLayout> {
-        &self.layouts
+    /// The facets of the tensors for which `keep` holds; the others shall be dense.
+    pub fn keeping(source: &'s dyn TensorSource, keep: &dyn Fn(&str) -> bool) -> Self {
+        let mut facets =
+            Self { source, index: source.index().clone(), facets: BTreeMap::new(), blocks: BlockIndex::default() };
+        for (tensor, info) in source.index().iter() {
+            let Some(encoding) = source.encoding(tensor) else { continue };
+            let layout = match encoding.blocks {
+                _ if !keep(tensor) => Err(Dense::Asked),
+                Some(layout) if facets.add(tensor, &info.shape, layout) => Ok(layout),
+                _ => Err(Dense::NoBlocks),
+            };
+            facets.blocks.insert(tensor, &encoding.name, layout);
+        }
+        facets
+    }
+
+    /// Adds the facets of a tensor; false if it has none.
+    fn add(&mut self, tensor: &str, shape: &[u64], layout: BlockLayout) -> bool {
+        let Some((&width, leading)) = shape.split_last() else { return false };
+        let Some(per_row) = layout.blocks_per_row(width) else { return false };
+        let own: Vec<_> = Facet::ALL.into_iter().filter(|facet| facet.is_of(&layout)).collect();
+        if own.iter().any(|facet| self.index.contains(&facet.of(tensor))) {
+            return false;
+        }
+        for facet in own {
+            let leading = if facet.is_of_row() { &[] } else { leading };
+            let shape = [leading, &[facet.width(&layout, per_row)]].concat();
+            self.index.insert(facet.of(tensor), TensorInfo { dtype: facet.dtype(), shape });
+            self.facets.insert(facet.of(tensor), Derived { tensor: tensor.to_owned(), facet, layout, per_row });
+        }
+        true
+    }
+
+    /// How the tensors of the source are stored, and which of them have facets.
+    pub fn blocks(&self) -> &BlockIndex {
+        &self.blocks
     }
 
     /// The elements `elements` of a facet, all of them known to exist.
@@ -151,15 +188,21 @@ impl<'s> Facets<'s> {
                 self.numbers(of, elements, &mut out, &offset, true)?;
             }
             Facet::Zeros => self.zeros(of, elements, &mut out)?,
+            Facet::ColumnBits => self.column_bits(of, elements, &mut out)?,
             Facet::Order => {
-                let length = of.layout.length;
-                let blocks = elements.start / length..elements.end.div_ceil(length);
-                let mut columns = vec![0; ((blocks.end - blocks.start) * length) as usize];
-                let before = (elements.start - blocks.start * length) as usize;
-                self.source.read_blocks(&of.tensor, blocks, BlockPart::Order(&mut columns))?;
-                let wanted = columns.iter().skip(before);
+                let order = self.order(of)?;
+                let wanted = &order[elements.start as usize..elements.end as usize];
                 let places = out.as_chunks_mut::<8>().0.iter_mut();
                 places.zip(wanted).for_each(|(to, &column)| *to = i64::from(column).to_le_bytes());
+            }
+            Facet::Groups => {
+                let order = self.order(of)?;
+                let mut groups = vec![0i32; order.len()];
+                for (at, &column) in order.iter().enumerate() {
+                    groups[column as usize] = (at as u64 / of.layout.length) as i32;
+                }
+                let wanted = &groups[elements.start as usize..elements.end as usize];
+                out.copy_from_slice(bytemuck::cast_slice(wanted));
             }
         }
         Ok(out)
@@ -249,17 +292,50 @@ impl<'s> Facets<'s> {
         Ok(())
     }
 
+    /// The column of every element of a row; columns are checked here, once.
+    fn order(&self, of: &Derived) -> Result<Vec<u32>, SourceError> {
+        let mut order = vec![0; (of.per_row * of.layout.length) as usize];
+        self.source.read_blocks(&of.tensor, 0..of.per_row, BlockPart::Order(&mut order))?;
+        let mut seen = vec![false; order.len()];
+        let once = |&column: &u32| seen.get_mut(column as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        if order.iter().all(once) {
+            return Ok(order);
+        }
+        Err(SourceError::Read { tensor: of.tensor.clone(), error: "its order of columns has a column twice".into() })
+    }
+
+    /// Bytes `bytes` of codes in the order of columns, two codes a byte.
+    fn column_bits(&self, of: &Derived, bytes: Range<u64>, out: &mut [u8]) -> Result<(), SourceError> {
+        let order = self.order(of)?;
+        let (mut stored, mut codes) = (vec![0; order.len()], vec![0; order.len()]);
+        let per_row = order.len() as u64 / 2;
+        let mut at = bytes.start;
+        let mut out = out;
+        while at < bytes.end {
+            let row = at / per_row;
+            let blocks = row * of.per_row..(row + 1) * of.per_row;
+            self.source.read_blocks(&of.tensor, blocks, BlockPart::Codes(&mut stored))?;
+            order.iter().zip(&stored).for_each(|(&column, &code)| codes[column as usize] = code);
+            let end = bytes.end.min((row + 1) * per_row);
+            let (now, later) = out.split_at_mut((end - at) as usize);
+            let pairs = &codes.as_chunks::<2>().0[(at - row * per_row) as usize..];
+            now.iter_mut().zip(pairs).for_each(|(to, [low, high])| *to = low & 15 | high << 4);
+            (at, out) = (end, later);
+        }
+        Ok(())
+    }
+
     /// The elements of the tensor behind elements of a facet, rounded to whole blocks or rows.
     fn behind(&self, of: &Derived, elements: &Range<u64>) -> Range<u64> {
         let length = of.layout.length;
         let each = match of.facet {
-            Facet::LowBits | Facet::HighBits => 2,
+            Facet::LowBits | Facet::HighBits | Facet::ColumnBits => 2,
             Facet::Scales | Facet::Offsets => length,
             Facet::Zeros => {
                 let (per_row, row) = (of.per_row.div_ceil(2), of.per_row * length);
                 return elements.start / per_row * row..elements.end.div_ceil(per_row) * row;
             }
-            Facet::Order => return 0..0,
+            Facet::Order | Facet::Groups => return 0..0,
         };
         elements.start * each..elements.end * each
     }

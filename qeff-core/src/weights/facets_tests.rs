@@ -95,7 +95,7 @@ fn a_facet_may_be_lent_in_any_pieces() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 4 + 3);
+    assert_eq!(seen, 4 + 5);
 }
 
 #[test]
@@ -128,14 +128,28 @@ fn an_order_has_one_axis() {
 }
 
 #[test]
+fn columns_go_back_to_their_places() {
+    let made = Made::new();
+    let facets = Facets::new(&made);
+    // The order is the reverse, so the codes of a row are, too, and the blocks count down.
+    let bits = whole(&facets, Facet::ColumnBits, "ordered");
+    let row = PER_ROW * LENGTH;
+    let code = |column: u64| Made::code(2 * row - 1 - column);
+    assert_eq!(bits[row as usize / 2..][..2], [code(0) | code(1) << 4, code(2) | code(3) << 4]);
+    let groups = whole(&facets, Facet::Groups, "ordered");
+    let groups: Vec<i32> = groups.as_chunks::<4>().0.iter().map(|&b| i32::from_le_bytes(b)).collect();
+    assert_eq!(groups, (0..3).rev().flat_map(|group| [group; 16]).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_taken_name_or_a_row_of_broken_blocks_leaves_no_facets() {
     let mut made = Made::new();
     let info = TensorInfo { dtype: DType::F32, shape: vec![2, LENGTH + 1] };
     made.index.insert("broken", info.clone());
     made.index.insert(Facet::Scales.of("zeros"), info);
     let facets = Facets::new(&made);
-    assert_eq!(facets.layouts().keys().collect::<Vec<_>>(), ["ordered"]);
-    assert_eq!(facets.index().len(), made.index.len() + 3);
+    assert_eq!(facets.blocks().layouts().map(|(tensor, _)| tensor).collect::<Vec<_>>(), ["ordered"]);
+    assert_eq!(facets.index().len(), made.index.len() + 5);
 }
 
 /// The parts of every type of GGUF, put together again as an engine would, are its dense numbers.
@@ -144,8 +158,8 @@ fn facets_of_every_type_are_the_dense_numbers_bit_for_bit() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/gguf/types");
     let stored = Checkpoint::open_gguf(format!("{dir}/types.gguf")).unwrap();
     let facets = Facets::new(&stored);
-    assert_eq!(facets.layouts().len(), 14);
-    for (tensor, layout) in facets.layouts() {
+    assert_eq!(facets.blocks().layouts().count(), 14);
+    for (tensor, layout) in facets.blocks().layouts() {
         let low = whole(&facets, Facet::LowBits, tensor);
         let high = match layout.bits {
             CodeBits::Four => vec![0; low.len()],

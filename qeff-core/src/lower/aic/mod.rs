@@ -15,11 +15,13 @@ use std::collections::HashMap;
 use qeff_plugin_api::graph::{
     Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
-use qeff_plugin_api::{Elem, WeightExpr};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
 
-use super::common::operand;
+use super::common::{Reach, operand};
+use super::quantised::{Link, MICROSOFT};
 use super::writer::{Attr, Writer};
 use super::{LowerError, Lowered};
+use crate::weights::{BlockLayout, CodeBits, Facet, Kept, ZeroPoint};
 
 /// The index that means "no row": the compiler skips the access.
 const INVALID: i64 = i32::MAX as i64;
@@ -38,7 +40,7 @@ pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
     let used = aic.w.custom_ops();
     let functions = functions::of(&used);
     let mut opsets = vec![("", functions::OPSET)];
-    for domain in [AISW, CLOUD] {
+    for domain in [AISW, CLOUD, MICROSOFT] {
         if used.iter().any(|(of, _)| of == domain) {
             opsets.push((domain, 1));
         }
@@ -70,14 +72,51 @@ impl Aic<'_> {
 
     fn linear(&mut self, node: &Node, op: &Linear) {
         let weight = operand(node, Linear::WEIGHT);
-        let weight = match self.w.program.weight(weight) {
-            Some(expr) => self.w.weight(expr.clone().transposed(), self.w.program.ty(weight).elem, "weight"),
+        let mut links = match self.w.kept(weight, not_taken) {
+            Some(kept) => self.kept_product(node, &kept),
             None => {
-                let weight = self.w.name(weight);
-                self.w.transpose(&weight, &[1, 0])
+                let weight = match self.w.program.weight(weight) {
+                    Some(expr) => self.w.weight(expr.clone().transposed(), self.w.program.ty(weight).elem, "weight"),
+                    None => {
+                        let weight = self.w.name(weight);
+                        self.w.transpose(&weight, &[1, 0])
+                    }
+                };
+                let x = self.w.name(operand(node, Linear::X));
+                vec![Link { domain: "", op: "MatMul", inputs: vec![Some(x), Some(weight)], attrs: vec![] }]
             }
         };
-        self.w.projection(node, op, &weight);
+        links.extend(self.w.after_product(node, op));
+        self.w.chain(node, &links);
+    }
+
+    /// The product as the reference writes it: scales and zero points have one axis, and zero points are always there.
+    fn kept_product(&mut self, node: &Node, kept: &Kept) -> Vec<Link<'static>> {
+        let x = operand(node, Linear::X);
+        let (columns, rows) = (self.w.width(x), self.w.rows_of(operand(node, Linear::WEIGHT)));
+        let (per_row, length) = (kept.per_row(), kept.layout.length);
+        let codes = if kept.layout.ordered { Facet::ColumnBits } else { Facet::LowBits };
+        let x = self.w.as_f32(x);
+        let mut inputs = vec![
+            Some(x),
+            Some(self.w.facet(kept, codes, "qweight", &[rows, per_row, length / 2])),
+            Some(self.w.facet(kept, Facet::Scales, "scales", &[rows * per_row])),
+        ];
+        let zeros = [rows * per_row.div_ceil(2)];
+        inputs.push(Some(match kept.layout.zero {
+            ZeroPoint::Constant(zero) => {
+                let pair = WeightExpr::Fill { value: f32::from(zero & 15 | zero << 4), shape: zeros.to_vec() };
+                self.w.tensor(pair, DType::U8, "qzeros")
+            }
+            ZeroPoint::PerBlock | ZeroPoint::Shift => self.w.facet(kept, Facet::Zeros, "qzeros", &zeros),
+        }));
+        if kept.layout.ordered {
+            inputs.push(Some(self.w.facet(kept, Facet::Groups, "g_idx", &[columns])));
+        }
+        let attrs = Writer::nbits_attrs(columns, rows, length).to_vec();
+        let mut links = vec![Link { domain: MICROSOFT, op: "MatMulNBits", inputs, attrs }];
+        links.extend(self.w.back_from_f32());
+        links
     }
 
     fn rms_norm(&mut self, node: &Node, op: &RmsNorm) {
@@ -214,10 +253,10 @@ impl Aic<'_> {
         };
         let (heads, kv_heads, width, v_width) =
             (self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(k), self.w.width(v));
-        let axis = self.w.program.ty(k).dims[2].clone();
+        let reach = self.w.reach(node, k);
 
-        let rows = self.read_rows(&axis, positions);
-        let mask = self.w.hidden_keys(&axis, kind, positions, op.mask);
+        let rows = self.read_rows(&reach, positions);
+        let mask = self.w.hidden_keys(&reach, kind, positions, op.mask);
         let batch_index = node.operand(Attention::BATCH_INDEX).map(|value| self.w.name(value));
         let gather = |aic: &mut Self, part: ValueId| {
             let part = aic.w.name(part);
@@ -255,23 +294,31 @@ impl Aic<'_> {
     }
 
     /// Which rows of a state a call reads; shared by all layers.
-    fn read_rows(&mut self, axis: &Dim, positions: ValueId) -> Rows {
-        let length = self.w.state_length(axis);
-        let index = self.w.state_rows(axis);
+    fn read_rows(&mut self, reach: &Reach, positions: ValueId) -> Rows {
+        let length = self.w.rows_read(reach);
+        let index = self.w.state_rows(reach);
         let newest = self.w.newest(positions);
-        let absent = self.w.shared(format!("absent {axis} {positions:?}"), |w| {
+        let absent = self.w.shared(format!("absent {reach} {positions:?}"), |w| {
             let limit = w.unsqueeze(&newest, &[1]);
             let index = w.unsqueeze(&index, &[0, 1]);
             w.node("Greater", &[&index, &limit], &[])
         });
-        let valid = self.w.shared(format!("valid {axis} {positions:?}"), |w| {
+        let valid = self.w.shared(format!("valid {reach} {positions:?}"), |w| {
             let index = w.unsqueeze(&index, &[0, 1]);
             let invalid = w.int(INVALID);
             w.node("Where", &[&absent, &invalid, &index], &[])
         });
-        let absent = self.w.shared(format!("absent rows {axis} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
+        let absent = self.w.shared(format!("absent rows {reach} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
         Rows { index: valid, absent, length }
     }
+}
+
+/// Why a weight in these blocks becomes dense: the compiler is known to take four bits with integer zero points.
+fn not_taken(layout: &BlockLayout) -> Option<&'static str> {
+    if layout.bits != CodeBits::Four {
+        return Some("has codes of more than four bits, which AI 100 is not known to take");
+    }
+    (layout.zero == ZeroPoint::Shift).then_some("has shifts instead of integer zero points, which AI 100 does not take")
 }
 
 /// See [`Aic::read_rows`].

@@ -178,8 +178,9 @@ impl Cpu<'_> {
         let parts = self.w.node_with("Split", &[rows, &sent.counts], &[("axis", Attr::Int(0))], sent.experts as usize);
         let mut products = Vec::with_capacity(parts.len());
         for (expert, part) in (0..).zip(&parts) {
-            let matrix =
-                weights.element(expert, self.w.tensors).map_err(|error| self.w.refuse(node, error.to_string()))?;
+            let matrix = weights
+                .element(expert, self.w.tensors.index)
+                .map_err(|error| self.w.refuse(node, error.to_string()))?;
             let (matrix, turned) = self.stored(matrix, elem, &format!("{expert}.{name}"));
             let attrs = if turned { vec![("transB", Attr::Int(1))] } else { vec![] };
             products.push(self.w.node("Gemm", &[part, &matrix], &attrs));

@@ -14,17 +14,19 @@ use std::collections::HashMap;
 use qeff_plugin_api::graph::{
     Attention, AttentionMask, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
-use qeff_plugin_api::{Elem, WeightExpr};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
 
-use super::common::operand;
+use super::common::{Reach, operand};
+use super::quantised::{Link, MICROSOFT};
 use super::writer::{Attr, Writer};
-use super::{LowerError, Lowered};
+use super::{LowerError, Lowered, Products};
+use crate::weights::{CodeBits, Facet, Kept, ZeroPoint};
 
 /// The first operator set with `RMSNormalization` and `RotaryEmbedding`.
 const OPSET: i64 = 23;
 
-pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
-    let mut cpu = Cpu { w, rows: HashMap::new() };
+pub(super) fn lower(w: Writer<'_>, products: Products) -> Result<Lowered, LowerError> {
+    let mut cpu = Cpu { w, products, rows: HashMap::new(), operands: HashMap::new() };
     for (_, node) in cpu.w.program.nodes() {
         cpu.w.enter(node.scope);
         match &node.op {
@@ -39,19 +41,44 @@ pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
             Op::Onnx(op) => cpu.w.onnx(node, op),
         }
     }
-    Ok(cpu.w.finish(&[("", OPSET)], 10))
+    let contrib = (!cpu.w.custom_ops().is_empty()).then_some((MICROSOFT, 1));
+    let opsets: Vec<_> = [("", OPSET)].into_iter().chain(contrib).collect();
+    Ok(cpu.w.finish(&opsets, 10))
 }
 
 struct Cpu<'a> {
     w: Writer<'a>,
+    products: Products,
     /// Values as matrices of their last axis.
     rows: HashMap<ValueId, String>,
+    /// What products with kept weights are made of besides weights, by what it is.
+    operands: HashMap<Operand, String>,
+}
+
+/// An operand that projections of one value share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Operand {
+    /// The value as f32, with its columns in this order.
+    Columns(ValueId, Option<String>),
+    /// Such a value times sixteen.
+    Sixteenfold(String),
+    /// The sums of such a value over blocks of this length, as a matrix.
+    Sums(String, u64),
 }
 
 impl Cpu<'_> {
+    fn linear(&mut self, node: &Node, op: &Linear) {
+        let act = self.w.program.act;
+        let refuses = |_: &_| (act != DType::F32).then_some("is multiplied with activations that are not f32");
+        match self.w.kept(operand(node, Linear::WEIGHT), refuses) {
+            Some(kept) => self.kept_linear(node, op, &kept),
+            None => self.dense_linear(node, op),
+        }
+    }
+
     /// `Gemm` reads its weight in either orientation, so it is used where and as it is stored; behind a `Transpose` node
     /// an engine would fold the constant into a second copy of all weights.
-    fn linear(&mut self, node: &Node, op: &Linear) {
+    fn dense_linear(&mut self, node: &Node, op: &Linear) {
         let (x, weight, out) = (operand(node, Linear::X), operand(node, Linear::WEIGHT), node.outputs[0]);
         let x_rows = self.rows(x);
         let (weight, turned) = self.matrix(weight);
@@ -59,12 +86,113 @@ impl Cpu<'_> {
         let inputs: Vec<&str> = [x_rows.as_str(), &weight].into_iter().chain(bias.as_deref()).collect();
         let attrs = if turned { vec![] } else { vec![("transB", Attr::Int(1))] };
         let y = self.w.node("Gemm", &inputs, &attrs);
-        // The rows of [batch · seq, out] become [batch, seq, (heads, width | out)] again.
+        let shape = self.shape_of_projection(x, out);
+        debug_assert!(op.heads == 0 || self.w.program.ty(out).rank() == self.w.program.ty(x).rank() + 1);
+        self.w.node_for(out, "", "Reshape", &[&y, &shape], &[]);
+    }
+
+    /// The shape tensor in which the rows of `[batch · seq, out]` are `[batch, seq, (heads, width | out)]` again.
+    fn shape_of_projection(&mut self, x: ValueId, out: ValueId) -> String {
         let lead = self.w.program.ty(x).rank() - 1;
         let tail: Vec<i64> = (lead..self.w.program.ty(out).rank()).map(|axis| self.w.fixed(out, axis) as i64).collect();
-        let shape = self.w.shape_like(x, lead, &tail);
-        debug_assert!(op.heads == 0 || tail.len() == 2);
-        self.w.node_for(out, "", "Reshape", &[&y, &shape], &[]);
+        self.w.shape_like(x, lead, &tail)
+    }
+
+    /// A product with a weight in blocks, of nodes that both engines have.
+    ///
+    /// rten multiplies with codes of four bits measured from 8, and nothing else. So codes of eight bits are two products,
+    /// `16 · (high − 8) + (low − 8)`; a zero point elsewhere, or a shift, is the same for a whole block and is multiplied
+    /// with the sum of the block's columns; and an order of columns is applied to the value, once for all its projections.
+    /// All of it is exact up to rounding.
+    fn kept_linear(&mut self, node: &Node, op: &Linear, kept: &Kept) {
+        let (x, out) = (operand(node, Linear::X), node.outputs[0]);
+        let (columns, rows) = (self.w.width(x), self.w.rows_of(operand(node, Linear::WEIGHT)));
+        let (per_row, length) = (kept.per_row(), kept.layout.length);
+        let value = self.columns(x, kept);
+        let scales = self.w.facet(kept, Facet::Scales, "scales", &[rows, per_row]);
+        let mut attrs = Writer::nbits_attrs(columns, rows, length).to_vec();
+        if self.products == Products::Int8 {
+            attrs.push(("accuracy_level", Attr::Int(4)));
+        }
+        let packed = [rows, per_row, length / 2];
+        let low = self.w.facet(kept, Facet::LowBits, "low_bits", &packed);
+        let inputs = [&value, &low, &scales].map(|name| Some(name.clone())).to_vec();
+        let mut links = vec![];
+        if kept.layout.bits == CodeBits::Eight {
+            let high = self.w.facet(kept, Facet::HighBits, "high_bits", &packed);
+            let value = self.sixteenfold(&value);
+            let high = self.w.node_in(MICROSOFT, "MatMulNBits", &[&value, &high, &scales], &attrs, None);
+            links.push(Link { domain: MICROSOFT, op: "MatMulNBits", inputs, attrs });
+            links.push(Link::onto("Add", high));
+        } else {
+            links.push(Link { domain: MICROSOFT, op: "MatMulNBits", inputs, attrs });
+        }
+        if kept.layout.is_centered() {
+            links.extend(self.w.after_product(node, op));
+            return self.w.chain(node, &links);
+        }
+        // A zero point that is the same everywhere needs no numbers of its own: the scales, times its distance.
+        let (offsets, factor) = match kept.layout.zero {
+            ZeroPoint::Constant(zero) => (scales, f32::from(kept.layout.bits.center()) - f32::from(zero)),
+            ZeroPoint::PerBlock | ZeroPoint::Shift => {
+                (self.w.facet(kept, Facet::Offsets, "offsets", &[rows, per_row]), 1.0)
+            }
+        };
+        let sums = self.sums(&value, columns, length);
+        let as_matrix = self.w.ints(&[-1, rows as i64]);
+        links.push(Link::onto("Reshape", as_matrix));
+        let inputs = vec![Some(sums), Some(offsets), None];
+        let attrs = vec![("alpha", Attr::Float(factor)), ("transB", Attr::Int(1))];
+        links.push(Link { domain: "", op: "Gemm", inputs, attrs });
+        if let Some(bias) = node.operand(Linear::BIAS) {
+            links.push(Link::onto("Add", self.w.operand(bias, "bias")));
+        }
+        let shape = self.shape_of_projection(x, out);
+        links.push(Link::onto("Reshape", shape));
+        self.w.chain(node, &links);
+    }
+
+    /// A value with its columns in the order of a weight's blocks.
+    fn columns(&mut self, x: ValueId, kept: &Kept) -> String {
+        let order = kept.layout.ordered.then(|| {
+            let columns = self.w.width(x);
+            self.w.facet(kept, Facet::Order, "order", &[columns])
+        });
+        let key = Operand::Columns(x, order.clone());
+        if let Some(name) = self.operands.get(&key) {
+            return name.clone();
+        }
+        let value = self.w.name(x);
+        let name = match order {
+            Some(order) => self.w.node("Gather", &[&value, &order], &[("axis", Attr::Int(-1))]),
+            None => value,
+        };
+        self.operands.insert(key, name.clone());
+        name
+    }
+
+    fn sixteenfold(&mut self, value: &str) -> String {
+        let key = Operand::Sixteenfold(value.to_owned());
+        if let Some(name) = self.operands.get(&key) {
+            return name.clone();
+        }
+        let sixteen = self.w.scalar(16.0);
+        let name = self.w.node("Mul", &[value, &sixteen], &[]);
+        self.operands.insert(key, name.clone());
+        name
+    }
+
+    /// `[rows, blocks]`: the sums of a value over blocks of its last axis.
+    fn sums(&mut self, value: &str, columns: u64, length: u64) -> String {
+        let key = Operand::Sums(value.to_owned(), length);
+        if let Some(name) = self.operands.get(&key) {
+            return name.clone();
+        }
+        let blocks = self.w.reshape(value, &[-1, (columns / length) as i64, length as i64]);
+        let axes = self.w.ints(&[-1]);
+        let name = self.w.node("ReduceSum", &[&blocks, &axes], &[("keepdims", Attr::Int(0))]);
+        self.operands.insert(key, name.clone());
+        name
     }
 
     /// A value as a matrix of its last axis, made once for all projections of it.
@@ -89,8 +217,8 @@ impl Cpu<'_> {
     /// The initializer of a matrix, called after `operand`, and whether it is the matrix transposed, because that is how the
     /// checkpoint stores it.
     fn stored(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> (String, bool) {
-        let expr = expr.simplified(self.w.tensors);
-        let turned = expr.clone().transposed().simplified(self.w.tensors);
+        let expr = expr.simplified(self.w.tensors.index);
+        let turned = expr.clone().transposed().simplified(self.w.tensors.index);
         let stored_turned = transposes(&turned) < transposes(&expr);
         (self.w.weight(if stored_turned { turned } else { expr }, elem, operand), stored_turned)
     }
@@ -187,6 +315,11 @@ impl Cpu<'_> {
         let Some(positions) = node.operand(Attention::POSITIONS) else {
             return Err(self.w.refuse(node, "only attention with positions is lowered"));
         };
+        if node.operand(Attention::CONTEXT).is_some() {
+            return Err(self
+                .w
+                .refuse(node, "context lengths are for cards; here a state is as long as a request needs"));
+        }
         let [heads, kv_heads, width, v_width] =
             [self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(q), self.w.width(v)].map(|n| n as i64);
         let group = heads / kv_heads;
@@ -238,7 +371,7 @@ impl Cpu<'_> {
         group: i64,
     ) -> Option<String> {
         let axis = self.w.program.ty(state).dims[2].clone();
-        let hidden = self.w.hidden_keys(&axis, kind, positions, mask)?;
+        let hidden = self.w.hidden_keys(&Reach::whole(&axis), kind, positions, mask)?;
         if group == 1 {
             return Some(hidden);
         }
