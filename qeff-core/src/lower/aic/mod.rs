@@ -13,7 +13,7 @@ mod functions;
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
+    Attention, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
