@@ -5,6 +5,7 @@ pub mod cli;
 pub mod describe;
 pub mod generate;
 mod gguf;
+pub mod home;
 pub mod plugins;
 pub mod prepare;
 pub mod runtime;
