@@ -1,7 +1,7 @@
 //! A lone GGUF file computes what its dequantised weights compute in Hugging Face transformers, with its own tokenizer.
 
 use anyhow::{Context as _, Result, ensure};
-use qeff::{cases, compare, continue_all, describe, fixture, fixtures_of, root};
+use qeff::{cases, compare, continue_all, describe, engines, fixture, fixtures_of, root};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::plugins::Registry;
 use qeff_host::prepare::{self, CpuOptions};
@@ -38,10 +38,12 @@ fn logits_are_those_of_the_dequantised_weights() {
         let model = describe(&checkpoint)?;
         for case in cases(&fixture(name))? {
             let context = case.prompt.len() + case.greedy.len();
-            let options = CpuOptions { engine: &Rten, slots: 1, context };
-            let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
-            let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
-            compare(&case, &got[0])?;
+            for engine in engines()? {
+                let options = CpuOptions { engine: &*engine, slots: 1, context };
+                let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
+                let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
+                compare(&case, &got[0]).with_context(|| engine.name())?;
+            }
         }
         Ok(())
     });

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod describe;
+pub mod engines;
 pub mod generate;
 mod gguf;
 pub mod home;

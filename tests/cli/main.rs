@@ -2,6 +2,7 @@
 
 mod config;
 mod config_files;
+mod engines;
 mod export;
 mod inspect;
 mod limits;

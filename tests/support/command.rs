@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Command {
     inner: assert_cmd::Command,
     temporary: TempDir,
+    /// Where nothing is installed: what a user has in theirs is no part of a test.
+    _home: TempDir,
     filters: Vec<(String, &'static str)>,
 }
 
@@ -34,8 +36,9 @@ impl Command {
         let mut inner = assert_cmd::Command::new(program);
         let temporary = tempfile::tempdir().expect("a temporary folder");
         inner.arg(verb).env("TMPDIR", temporary.path()).env("COLUMNS", "100").timeout(PATIENCE);
-        inner.env_remove("RUST_BACKTRACE");
-        Command { inner, temporary, filters: vec![] }
+        let home = tempfile::tempdir().expect("a temporary folder");
+        inner.env_remove("RUST_BACKTRACE").env_remove("ORT_DYLIB_PATH").env("QEFF_HOME", home.path());
+        Command { inner, temporary, _home: home, filters: vec![] }
     }
 
     /// Adds an argument.
@@ -59,6 +62,13 @@ impl Command {
     pub fn path(mut self, flag: &str, path: &Path, name: &'static str) -> Self {
         self.filters.push((path.display().to_string(), name));
         self.arg(flag).arg(path)
+    }
+
+    /// Sets an environment variable to a path, which messages will show as `name`.
+    pub fn env(mut self, variable: &str, path: &Path, name: &'static str) -> Self {
+        self.filters.push((path.display().to_string(), name));
+        self.inner.env(variable, path);
+        self
     }
 
     /// Adds `--model`; messages show it as `CHECKPOINT`.
@@ -95,8 +105,13 @@ impl Command {
 
     /// Runs the command, which must refuse the user's input: exit code 1, no data, one error. Returns what it said.
     pub fn refuses(self) -> String {
+        self.fails(1)
+    }
+
+    /// Runs the command, which must fail with an exit code: no data, one error. Returns what it said.
+    pub fn fails(self, code: i32) -> String {
         let outcome = self.run();
-        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
         assert_eq!(outcome.stdout, "", "a refusal hands over nothing");
         let errors = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
         assert_eq!(errors, 1, "one clear error was expected:\n{}", outcome.stderr);

@@ -2,6 +2,7 @@
 //!
 //! stdout is data, stderr is talk. Exit codes: 0 done, 1 the user's input, 2 our mistake, 3 an external tool or device.
 
+mod engines;
 mod export;
 mod inspect;
 mod plugins;
@@ -22,6 +23,7 @@ use qeff_core::validate::Findings;
 
 use crate::checkpoint::Checkpoint;
 use crate::describe::{DescribeOptions, Described, describe};
+use crate::engines::InstallError;
 use crate::generate::GenerateError;
 use crate::plugins::{PluginsError, Registry};
 use crate::runtime::RuntimeError;
@@ -44,11 +46,13 @@ struct Cli {
 enum Verb {
     /// Generate text with a model.
     #[command(visible_alias = "infer")]
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
     /// Show what a checkpoint is and how it is described.
     Inspect(inspect::Args),
+    /// Show or install what executes on the CPU.
+    Engines(engines::Args),
     /// Show the plugins that describe models.
     Plugins(plugins::Args),
     /// Print a completion script for a shell.
@@ -142,6 +146,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
         Verb::Completions { shell } => {
             let mut script = vec![];
@@ -191,8 +196,12 @@ fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         .collect()
 }
 
-/// 2 if the engine, a plugin or a pass failed at what it has to be able to do, else 1: the user's input.
+/// 2 if the engine, a plugin or a pass failed at what it has to be able to do, 3 if a program of somebody else's did, else
+/// 1: the user's input.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
+        return 3;
+    }
     let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. });
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
@@ -229,6 +238,8 @@ mod tests {
             (GenerateError::Runtime(full).into(), 1),
             (anyhow::Error::new(engine()).context("cannot run"), 2),
             (anyhow::Error::new(GenerateError::Runtime(engine())).context("cannot generate"), 2),
+            (InstallError::Pip { said: "no network".into() }.into(), 3),
+            (InstallError::Platform.into(), 1),
             (anyhow::Error::new(Findings(vec![])).context("a pass left the model invalid"), 2),
         ];
         for (error, code) in cases {

@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::json;
 
 use super::ModelArgs;
+use super::engines::EngineArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
 use crate::prepare::{self, CpuOptions};
-use crate::runtime::cpu::rten::Rten;
 use crate::text::chat::ChatOptions;
 use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
 
@@ -62,6 +62,8 @@ pub(crate) struct Args {
     /// A chat template instead of the checkpoint's.
     #[arg(long, value_name = "FILE", requires = "chat", conflicts_with = "prompt_ids")]
     chat_template: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -131,7 +133,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
     let plan = Plan::new(args, &encoded, &described.model)?;
-    let options = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context };
+    let selected = args.engine.select()?;
+    if !args.json {
+        talk::say(&format!("engine: {}", selected.about));
+    }
+    let options = CpuOptions { engine: &*selected.engine, slots: plan.slots, context: plan.context };
     let ready = prepare::cpu(&described.model, &checkpoint.weights, options)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let mut session = ready.session;
@@ -153,7 +159,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut reader = Reader::new(tokenizer.as_ref(), &args.stop, &options.eos, plan.requests.len(), show)?;
     let (done, timing) = generate::generate(&mut session, &plan.requests, &options, &mut reader)?;
     let texts = reader.finish(&done)?;
-    let metrics = Metrics { loaded, total: started.elapsed(), timing, first: loaded + timing.first_token };
+    let metrics = Metrics {
+        engine: selected.engine.name(),
+        loaded,
+        total: started.elapsed(),
+        timing,
+        first: loaded + timing.first_token,
+    };
     if args.json {
         return print_json(args, &plan.requests, &done, &texts, &metrics);
     }
@@ -359,6 +371,7 @@ impl Observer for Reader<'_> {
 }
 
 struct Metrics {
+    engine: &'static str,
     loaded: Duration,
     total: Duration,
     /// From the start of the process' work to the first id.
@@ -389,6 +402,7 @@ impl Metrics {
 
     fn json(&self) -> serde_json::Value {
         json!({
+            "engine": self.engine,
             "load_seconds": self.loaded.as_secs_f64(),
             "time_to_first_token_seconds": self.first.as_secs_f64(),
             "total_seconds": self.total.as_secs_f64(),
