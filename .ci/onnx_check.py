@@ -3,7 +3,8 @@
 
     onnx_check.py BINARY [--only TEXT]
 
-1. The ONNX checker, with strict shape inference, reads the file and its external data.
+1. The ONNX checker, with strict shape inference, reads the file and its external data. (The version in requirements.txt
+   follows links; later ones refuse them, see docs/src/reference/engines.md.)
 2. ONNX Runtime executes it, and the logits must be those of Hugging Face (tests/fixtures/README.md): within TOLERANCE of the
    largest logit, and the same greedy ids wherever the margin is no near-tie.
 
@@ -11,8 +12,12 @@ Both targets are executed. A file for `aic` is standard ONNX but for one thing: 
 the compiler and is out of range to ONNX Runtime, so it is replaced by 0 before loading. Rows read so are masked. A *write*
 so marked would land on row 0, so batched files of `aic` are run without padding.
 
+A linked file for `aic` has weights as inputs; they are bound as its weight spec says, to the bytes of the checkpoint.
+
 States start full of rubbish, because what is never written must not matter: NaN for `aic`, which promises that much, and a large
 number for `cpu`, whose states come zeroed from its runtime. A state of `cpu` has one row more than positions.
+
+A rolling state has as many rows as its window and the widest call take, so positions take each other's rows.
 """
 
 import argparse
@@ -39,9 +44,21 @@ FIXTURES = [
     "tests/fixtures/llama/bias",
     "tests/fixtures/llama/rope-llama3",
     "tests/fixtures/mistral/sliding",
+    "tests/fixtures/gpt_oss/base",
+    "tests/fixtures/gpt_oss/one-kv-head",
+    "tests/fixtures/gpt_oss/all-experts",
     "tests/fixtures/gpt2/base",
     "tests/fixtures/gpt2/no-prefix",
     "demo/kjv-1.7m",
+]
+# Files whose weights stay quantised: blocks of four bits and of eight, with and without shifts. What was recorded of them are
+# the logits of greedy steps.
+QUANTISED = [
+    "tests/fixtures/gguf/llama-q4_0/model.gguf",
+    "tests/fixtures/gguf/llama-mixed/model.gguf",
+    "tests/fixtures/gguf/qwen2-q4_0/model.gguf",
+    "tests/fixtures/gguf/qwen3-q4_1/model.gguf",
+    "tests/fixtures/gguf/gpt2-q8_0/model.gguf",
 ]
 TARGETS = ["cpu", "aic"]
 SLOTS = 3
@@ -52,6 +69,7 @@ FLAGS = {
     "cb": ["--full-batch-size", str(SLOTS)],
     "last-k": ["--num-logits-to-keep", str(DRAFT)],
     "cb+last-k": ["--full-batch-size", str(SLOTS), "--num-logits-to-keep", str(DRAFT)],
+    "linked": ["--storage", "linked", "--remainder", "nodes"],
 }
 
 
@@ -114,7 +132,8 @@ class Judge:
         expected, largest = None, np.abs(row).max()
         if case.step_logits is not None:
             largest = np.abs(case.step_logits).max()
-            expected = case.step_logits[step] if step >= 0 else case.prompt_logits[place]
+            prompt = case.prompt_logits
+            expected = case.step_logits[step] if step >= 0 else None if prompt is None else prompt[place]
         if expected is not None:
             self.logits += 1
             worst = float(np.abs(row - expected).max() / largest)
@@ -139,8 +158,32 @@ def load(path: Path, target: str):
     return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
 
+def bind(model: onnx.ModelProto, folder: Path):
+    """Makes initializers of the inputs that the model's weight spec binds to stored tensors."""
+    (spec,) = [json.loads(entry.value) for entry in model.metadata_props if entry.key == "com.qti.aisw.extdata"]
+    if spec != json.loads((folder / "weight_spec.json").read_text()):
+        raise ValueError("weight_spec.json differs from the model's metadata")
+    files = [(folder / file["path"]).read_bytes() for file in spec["files"]]
+    headers = [json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")]) for file in files]
+    inputs = {put.name: put for put in model.graph.input}
+    for bound in spec["inputs"]:
+        put, number = inputs[bound["name"]], bound["location"]["file"]
+        stored, data = headers[number][bound["location"]["key"]], files[number]
+        dims = [dim.dim_value for dim in put.type.tensor_type.shape.dim]
+        if dims != stored["shape"]:
+            raise ValueError(f"input {put.name} is {dims}, stored as {stored['shape']}")
+        begin = 8 + int.from_bytes(data[:8], "little")
+        first, end = (begin + offset for offset in stored["data_offsets"])
+        tensor = onnx.TensorProto(name=put.name, dims=dims, data_type=put.type.tensor_type.elem_type)
+        tensor.raw_data = data[first:end]
+        model.graph.initializer.append(tensor)
+        model.graph.input.remove(put)
+
+
 def without_invalid(path: Path) -> bytes:
     model = onnx.load(path)
+    if any(entry.key == "com.qti.aisw.extdata" for entry in model.metadata_props):
+        bind(model, path.parent)
     replaced = 0
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.INT64:
@@ -156,16 +199,17 @@ def without_invalid(path: Path) -> bytes:
 class Run:
     """A program with its states, fed back after every call."""
 
-    def __init__(self, session, target: str, positions: int):
+    def __init__(self, session, target: str, window: int | None, positions: int, widest: int):
         self.session = session
         self.outputs = [output.name for output in session.get_outputs()]
         self.inputs = {put.name for put in session.get_inputs()}
-        rows = positions + (target == "cpu")
+        lengths = {"ctx_len": positions, "sliding_window": min(positions, (window or 0) + widest - 1)}
         rubbish = np.nan if target == "aic" else 1e3
         self.states = {}
         for put in session.get_inputs():
             if f"{put.name}_RetainedState" in self.outputs:
                 slots = SLOTS if put.shape[0] == "full_batch_size" else 1
+                rows = lengths[put.shape[2]] + (target == "cpu")
                 shape = [slots, put.shape[1], rows, put.shape[3]]
                 self.states[put.name] = np.full(shape, rubbish, np.float32)
 
@@ -193,17 +237,20 @@ def padded(case: Case, start: int, stop: int, width: int):
 
 
 def run_alone(load_run, cases, judge: Judge, last_k: bool, spare: int):
-    """Each prompt by itself: in one call, in padded chunks, and in padded chunks that fill the states to the last row.
+    """Each prompt by itself: in one call, in chunks, in padded chunks, and in padded chunks that fill the states to the last
+    row.
 
-    `spare` rows are for padding, which `aic` writes over the last row: it must be no real position's.
+    `spare` rows are for padding, which `aic` writes over the last row: it must be no real position's. In a rolling state
+    it is one's, once positions have come round; so where rows are spared, it is as long as they are many.
     """
     for case in cases:
         end, total = len(case.prompt), case.length - 1
-        for chunk, reach, rows in ((end, total, total), (CHUNK, total, total + spare), (CHUNK, end, end + spare)):
-            run = load_run(rows)
+        for chunk, reach, padding in ((end, total, False), (CHUNK, total, False), (CHUNK, total, True), (CHUNK, end, True)):
+            spared = spare if padding else 0
+            run = load_run(reach + spared, reach + spared if spared else max(chunk, DRAFT))
             for start in range(0, end, chunk):
                 stop = min(start + chunk, end)
-                ids, positions = padded(case, start, stop, chunk)
+                ids, positions = padded(case, start, stop, chunk if padding else stop - start)
                 keep = min(stop - start, end if chunk == end else 2) if last_k else None
                 logits = run.call([ids], [positions], keep=keep)[0]
                 judge.rows(case, stop - len(logits), logits)
@@ -218,7 +265,7 @@ def run_alone(load_run, cases, judge: Judge, last_k: bool, spare: int):
 def run_slots(load_run, cases, judge: Judge, last_k: bool, padding: bool):
     """Two prompts in slots 2 and 0, decoded together; then a third takes over slot 2 while slot 0 keeps its states."""
     first, second, third = cases[1], cases[-1], cases[0]
-    run = load_run(max(case.length for case in cases) - 1)
+    run = load_run(max(case.length for case in cases) - 1, max(len(case.prompt) for case in cases))
     admit(run, {2: first, 0: second}, judge, last_k, padding)
     decode(run, {2: first, 0: second}, 0, judge, last_k, padding)
     admit(run, {2: third}, judge, last_k, padding)
@@ -279,7 +326,8 @@ def check(binary: str, name: str, target: str, variant: str, folder: Path) -> Ju
     onnx.checker.check_model(path, full_check=True)
     session = load(path, target)
     cases = read_cases(ROOT / name)
-    load_run = lambda positions: Run(session, target, positions)
+    window = json.loads((ROOT / name / "config.json").read_text()).get("sliding_window")
+    load_run = lambda positions, widest: Run(session, target, window, positions, widest)
     last_k = "last-k" in variant
     if "cb" in variant:
         run_slots(load_run, cases, judge, last_k, padding=target == "cpu")
@@ -297,12 +345,13 @@ def main() -> int:
     arguments = arguments.parse_args()
     passed, failed = 0, []
     print(f"{'fixture':<28} {'target':<6} {'variant':<10} {'rows':>5} {'worst':>8} {'ids':>4} {'time':>6}")
-    for name in FIXTURES:
+    for name in FIXTURES + QUANTISED:
         if arguments.only not in name:
             continue
         for target in TARGETS:
-            for variant in FLAGS:
-                label = f"{name.removeprefix('tests/fixtures/'):<28} {target:<6} {variant:<10}"
+            for variant in FLAGS if name in FIXTURES else ["plain", "cb"]:
+                fixture = name.removeprefix("tests/fixtures/").removesuffix("/model.gguf")
+                label = f"{fixture:<28} {target:<6} {variant:<10}"
                 begun = time.monotonic()
                 with tempfile.TemporaryDirectory(prefix="qeff-onnx-") as folder:
                     try:

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use qeff::describe_with;
 use qeff::golden::{Golden, goldens};
 use qeff_core::lower::{Lowered, Target};
+use qeff_core::weights::{Facets, TensorSource as _};
 use qeff_host::prepare::prepare;
 use qeff_plugin_api::DType;
 use qeff_plugin_api::onnx::{
@@ -24,7 +25,7 @@ const INVALID: i64 = i32::MAX as i64;
 #[test]
 fn every_golden() {
     let goldens = goldens().unwrap();
-    assert_eq!(goldens.len(), 15, "goldens found");
+    assert_eq!(goldens.len(), 18, "goldens found");
     let mut failures = vec![];
     for golden in &goldens {
         let found = check(golden).unwrap_or_else(|error| vec![format!("{error:#}")]);
@@ -36,8 +37,8 @@ fn every_golden() {
 /// Everything in which our lowering differs from a golden or breaks a rule.
 fn check(golden: &Golden) -> Result<Vec<String>> {
     let tensors = golden.tensors()?;
-    let model = describe_with(&golden.config()?, &tensors)?;
-    let prepared = prepare(model, &tensors, &golden.features, Target::Aic)?;
+    let model = describe_with(&golden.config()?, tensors.index())?;
+    let prepared = prepare(model, &Facets::new(&tensors), &golden.features, Target::Aic)?;
     let [lowered] = prepared.programs.as_slice() else {
         anyhow::bail!("{} programs, expected one", prepared.programs.len());
     };
@@ -45,6 +46,7 @@ fn check(golden: &Golden) -> Result<Vec<String>> {
     compare_interface(golden, lowered, &mut failures)?;
     compare_functions(golden, lowered, &mut failures)?;
     compare_calls(golden, lowered, &mut failures)?;
+    compare_blocks(golden, lowered, &mut failures);
     well_formed(lowered, &mut failures);
     invalid_index(golden, lowered, &mut failures);
     Ok(failures)
@@ -66,7 +68,8 @@ fn compare_interface(golden: &Golden, lowered: &Lowered, failures: &mut Vec<Stri
 
 /// An output of the golden with the dimensions it means.
 ///
-/// The tracer lost the dimensions of `logits` at the final `Cast` and named them after it. What they are follows from
+/// The tracer lost the dimensions of `logits` at the final `Cast` and named them after it; of a quantised model it lost more.
+/// What they are follows from
 /// what the graph computes: one row of logits for each row of the batch, taken at the largest position; or, for a
 /// speculation target, as many as input `num_logits_to_keep` is long.
 ///
@@ -74,8 +77,21 @@ fn compare_interface(golden: &Golden, lowered: &Lowered, failures: &mut Vec<Stri
 /// |---|---|
 /// | `Castlogits_dim_0` | `batch_size`, also under continuous batching: rows of the call, not slots |
 /// | `Castlogits_dim_1` | 1; of a speculation target, `num_logits_to_keep` |
+/// | `Castlogits_dim_2` | the vocabulary, where the tracer did not know what a product with quantised weights gives |
+/// | `CtxScatterpast_…_dim_…` | the same dimension of the state that goes in, likewise |
 fn meant(golden: &Golden, output: &Json) -> Result<Json> {
     let mut meant = output.clone();
+    let name = meant["name"].as_str().context("an output without a name")?.to_owned();
+    if let Some(state) = name.strip_suffix("_RetainedState") {
+        let inputs = list(&golden.facts, "inputs")?;
+        let input = inputs.iter().find(|input| input["name"] == state).context("a state that does not go in")?;
+        let dims = meant["shape"].as_array_mut().context("a state without a shape")?;
+        for (axis, dim) in dims.iter_mut().enumerate() {
+            if *dim == json!(format!("CtxScatter{name}_dim_{axis}")) {
+                *dim = input["shape"][axis].clone();
+            }
+        }
+    }
     if meant["name"] == "logits" {
         let dims = meant["shape"].as_array_mut().context("logits without a shape")?;
         for dim in dims {
@@ -83,6 +99,7 @@ fn meant(golden: &Golden, output: &Json) -> Result<Json> {
                 Some("Castlogits_dim_0") => json!("batch_size"),
                 Some("Castlogits_dim_1") if golden.features.last_k => json!("num_logits_to_keep"),
                 Some("Castlogits_dim_1") => json!(1),
+                Some("Castlogits_dim_2") => golden.facts["config"]["vocab_size"].clone(),
                 _ => continue,
             };
         }
@@ -141,6 +158,17 @@ fn compare_calls(golden: &Golden, lowered: &Lowered, failures: &mut Vec<String>)
     Ok(())
 }
 
+/// What holds the blocks of quantised weights: name, element type, dimensions.
+fn compare_blocks(golden: &Golden, lowered: &Lowered, failures: &mut Vec<String>) {
+    let Some(expected) = golden.facts["quantised"].as_array() else { return };
+    let ends = ["qweight", "scales", "qzeros"];
+    let held = lowered.weights.iter().filter(|weight| ends.iter().any(|end| weight.name.ends_with(end)));
+    let mut found: Vec<Json> =
+        held.map(|weight| json!([weight.name, type_name(data_type(weight.dtype)), weight.shape])).collect();
+    found.sort_by_key(|entry| entry[0].to_string());
+    equal_lists("operand", expected, &found, failures);
+}
+
 fn list<'a>(facts: &'a Json, key: &str) -> Result<&'a Vec<Json>> {
     facts[key].as_array().with_context(|| format!("no list `{key}`"))
 }
@@ -179,6 +207,7 @@ fn type_name(elem_type: i32) -> Json {
         Some(DType::I64) => json!("INT64"),
         Some(DType::I32) => json!("INT32"),
         Some(DType::Bool) => json!("BOOL"),
+        Some(DType::U8) => json!("UINT8"),
         _ => json!(elem_type),
     }
 }
@@ -313,7 +342,8 @@ fn invalid_index(golden: &Golden, lowered: &Lowered, failures: &mut Vec<String>)
             failures.push(format!("an attribute of `{}` holds INT32_MAX", node.name));
         }
     }
-    if let Some(weight) = lowered.weights.iter().find(|weight| weight.dtype != DType::F32) {
+    let narrow = |dtype| matches!(dtype, DType::F32 | DType::U8);
+    if let Some(weight) = lowered.weights.iter().find(|weight| !narrow(weight.dtype)) {
         failures.push(format!("weight `{}` is {}, and may hold INT32_MAX", weight.name, weight.dtype));
     }
 

@@ -1,8 +1,9 @@
 //! A lone GGUF file computes what its dequantised weights compute in Hugging Face transformers, with its own tokenizer.
 
 use anyhow::{Context as _, Result, ensure};
-use qeff::{cases, compare, continue_all, describe, engines, fixture, fixtures_of, root};
+use qeff::{cases, compare, continue_all, describe, engines, fixture, fixtures_of, options, root};
 use qeff_host::checkpoint::Checkpoint;
+use qeff_host::forms::{Stored, WeightForms};
 use qeff_host::plugins::Registry;
 use qeff_host::prepare::{self, CpuOptions};
 use qeff_host::runtime::cpu::rten::Rten;
@@ -31,22 +32,33 @@ fn for_each(check: impl Fn(&str) -> Result<()>) {
     assert!(failures.is_empty(), "{} of {} fixtures:\n{}", failures.len(), names.len(), failures.join("\n"));
 }
 
+fn check_logits(name: &str, stored: Stored) -> Result<()> {
+    let checkpoint = open(name)?;
+    let model = describe(&checkpoint)?;
+    let forms = WeightForms { stored, ..WeightForms::default() };
+    for case in cases(&fixture(name))? {
+        let context = case.prompt.len() + case.greedy.len();
+        for engine in engines()? {
+            let how = CpuOptions { forms, ..options(&*engine, 1, context) };
+            let mut ready = prepare::cpu(&model, &checkpoint.weights, how)?;
+            let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
+            compare(&case, &got[0]).with_context(|| engine.name())?;
+            let kept = ready.quantised.kept.values().sum::<usize>();
+            ensure!(stored == Stored::Keep || kept == 0, "{kept} weights were kept");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn logits_are_those_of_the_dequantised_weights() {
-    for_each(|name| {
-        let checkpoint = open(name)?;
-        let model = describe(&checkpoint)?;
-        for case in cases(&fixture(name))? {
-            let context = case.prompt.len() + case.greedy.len();
-            for engine in engines()? {
-                let options = CpuOptions { engine: &*engine, slots: 1, context };
-                let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
-                let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
-                compare(&case, &got[0]).with_context(|| engine.name())?;
-            }
-        }
-        Ok(())
-    });
+    for_each(|name| check_logits(name, Stored::Dequantise));
+}
+
+/// The same numbers, though most of them are never made: products with blocks as they are stored.
+#[test]
+fn kept_weights_have_the_same_logits() {
+    for_each(|name| check_logits(name, Stored::Keep));
 }
 
 #[test]
@@ -65,8 +77,7 @@ fn nothing_of_the_file_is_left_unread() {
 #[test]
 fn plain_tensors_are_used_where_they_lie() -> Result<()> {
     let checkpoint = open("gguf/llama-f32")?;
-    let ready =
-        prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, CpuOptions { engine: &Rten, slots: 1, context: 8 })?;
+    let ready = prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, options(&Rten, 1, 8))?;
     ensure!(ready.residence.linked > 0, "{:?}", ready.residence);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Every fixture computes what Hugging Face computes: the one promise that all others rest on.
 
 use anyhow::{Context as _, Result};
-use qeff::{Case, cases, compare, continue_all, describe, engines, fixture, fixtures_of};
+use qeff::{Case, cases, compare, continue_all, describe, engines, fixture, fixtures_of, options};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::prepare::{self, CpuOptions};
 use qeff_host::runtime::cpu::engine::Engine;
@@ -32,13 +32,14 @@ fn check(name: &str, engine: &dyn Engine, how: How) -> Result<()> {
             cases.into_iter().flat_map(|case| if reach(&case) > window { steps(&case) } else { vec![case] }).collect();
     } else if how.slots > 1 {
         let context = cases.iter().map(reach).max().context("no cases")?;
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, CpuOptions { engine, slots: how.slots, context })?;
+        let options = CpuOptions { chunk: how.chunk, ..options(engine, how.slots, context) };
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, &cases, how.chunk)?;
         return cases.iter().zip(&got).try_for_each(|(case, got)| compare(case, got));
     }
     for case in cases {
-        let mut ready =
-            prepare::cpu(&model, &checkpoint.weights, CpuOptions { engine, slots: 1, context: reach(&case) })?;
+        let options = CpuOptions { chunk: how.chunk, ..options(engine, 1, reach(&case)) };
+        let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, std::slice::from_ref(&case), how.chunk)?;
         compare(&case, &got[0])?;
     }
@@ -68,7 +69,7 @@ fn steps(case: &Case) -> Vec<Case> {
 }
 
 /// Families whose fixtures are run in every way.
-const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite"];
+const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite", "gpt_oss"];
 
 /// Runs every fixture of a family and reports all failures together.
 fn check_family(family: &str, how: How) {
@@ -110,6 +111,11 @@ fn qwen3() {
 #[test]
 fn granite() {
     check_family("granite", How { slots: 1, chunk: 512 });
+}
+
+#[test]
+fn gpt_oss() {
+    check_family("gpt_oss", How { slots: 1, chunk: 512 });
 }
 
 /// A prompt in chunks of five: whatever the cut, the same logits.

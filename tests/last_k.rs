@@ -38,7 +38,7 @@ fn last_k(engine: &dyn Engine, name: &str, prompt: &[u32], k: usize, padding: us
 #[test]
 fn keeps_the_last_valid_rows() -> Result<()> {
     for engine in engines()? {
-        for name in ["llama/base", "mistral/sliding", "gpt2/base"] {
+        for name in ["llama/base", "mistral/sliding", "gpt2/base", "gpt_oss/base"] {
             check(&*engine, name)?;
         }
     }

@@ -42,6 +42,7 @@ fn linked_and_loaded_plugins_export_the_same_bytes() -> Result<()> {
         ("qwen2", "qwen2/base"),
         ("qwen3", "qwen3/base"),
         ("granite", "granite/base"),
+        ("gpt_oss", "gpt_oss/base"),
         ("gpt2", "gpt2/base"),
     ] {
         for target in ["aic", "cpu"] {

@@ -22,6 +22,7 @@ const ARCHITECTURES: &[(&str, &str, &str)] = &[
     ("qwen2", "qwen2/base", "num_hidden_layers"),
     ("qwen3", "qwen3/base", "num_hidden_layers"),
     ("granite", "granite/multipliers", "num_hidden_layers"),
+    ("gpt_oss", "gpt_oss/base", "num_hidden_layers"),
 ];
 
 /// The model of a fixture with one layer.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use fs_err as fs;
 use qeff_core::weights::gguf::Header;
+use qeff_core::weights::quantized::Quantization;
 use qeff_core::weights::{Checkpoint as Weights, CheckpointError};
 use qeff_plugin_api::config::Config;
 use serde_json::Value as Json;
@@ -19,6 +20,9 @@ use crate::text::Tokenizer;
 /// Largest config file that is read: the hub's are a few kilobytes.
 const MAX_CONFIG: u64 = 16 << 20;
 
+/// Files in which older tools left what belongs into `quantization_config` of config.json, and the method of the tool.
+const QUANTIZATION_FILES: &[(&str, &str)] = &[("quantize_config.json", "gptq"), ("quant_config.json", "awq")];
+
 /// A folder with a checkpoint, or a GGUF file.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -26,8 +30,10 @@ pub struct Checkpoint {
     pub dir: PathBuf,
     /// config.json.
     pub config: Config,
-    /// Weight files.
+    /// Weight files; of a quantised checkpoint, with its logical tensors.
     pub weights: Weights,
+    /// How the weights were quantised, if config.json says that they were.
+    pub quantization: Option<Quantization>,
     eos: Vec<u32>,
     /// Tensors that are part of the config, not of the model.
     consumed: Vec<String>,
@@ -56,8 +62,16 @@ impl Checkpoint {
         }
         let text = read_json_text(&dir.join("config.json"))?
             .with_context(|| format!("{} has no config.json: is it a checkpoint folder?", dir.display()))?;
-        let config =
-            Config::parse(&text).with_context(|| format!("cannot read {}", dir.join("config.json").display()))?;
+        let cannot = || format!("cannot read {}", dir.join("config.json").display());
+        let config = match quantization_file(dir, &text)? {
+            Some((file, text)) => {
+                let config = Config::parse(&text)?;
+                Quantization::read(&config).with_context(|| format!("{file} stands in for `quantization_config`"))?;
+                config
+            }
+            None => Config::parse(&text).with_context(cannot)?,
+        };
+        let quantization = Quantization::read(&config).with_context(cannot)?;
         let generation = match read_json_text(&dir.join("generation_config.json"))? {
             Some(text) => serde_json::from_str(&text)
                 .with_context(|| format!("{} is not JSON", dir.join("generation_config.json").display()))?,
@@ -69,13 +83,14 @@ impl Checkpoint {
             // transformers falls back on the model's own config.
             None => eos_ids(&serde_json::from_str(&text)?, "config.json")?.unwrap_or_default(),
         };
-        let weights = Weights::open(dir).map_err(|error| match &error {
+        let opened = Weights::open(dir).and_then(|weights| weights.dequantized(quantization.as_ref()));
+        let weights = opened.map_err(|error| match &error {
             CheckpointError::Header { path, .. } if is_lfs_pointer(path) => {
                 anyhow!("{} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`", path.display())
             }
             _ => error.into(),
         })?;
-        Ok(Checkpoint { dir: dir.to_owned(), config, weights, eos, consumed: vec![] })
+        Ok(Checkpoint { dir: dir.to_owned(), config, weights, quantization, eos, consumed: vec![] })
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
@@ -85,7 +100,14 @@ impl Checkpoint {
             Ok((Config::parse(&from.config.to_string())?, from))
         };
         let (config, from) = read().with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Checkpoint { dir: path.to_owned(), config, weights, eos: from.eos, consumed: from.consumed })
+        Ok(Checkpoint {
+            dir: path.to_owned(),
+            config,
+            weights,
+            quantization: None,
+            eos: from.eos,
+            consumed: from.consumed,
+        })
     }
 
     /// Whether a stored tensor is part of the config, so that a model need not read it.
@@ -147,6 +169,28 @@ fn is_gguf(path: &Path) -> bool {
 fn header(weights: &Weights) -> Result<Header<'_>> {
     let file = weights.files().first().context("a GGUF file has one file")?;
     Ok(Header::read(file.mapping().all())?)
+}
+
+/// For a config without `quantization_config`: the file beside it that says how the weights are quantised, and the config
+/// with what the file says. `None` if there is no such file.
+fn quantization_file(dir: &Path, config: &str) -> Result<Option<(&'static str, String)>> {
+    let Ok(Json::Object(mut config)) = serde_json::from_str(config) else { return Ok(None) };
+    let says = |field: &str| config.get(field).is_some_and(|value| !value.is_null());
+    if says("quantization_config") || says("compression_config") {
+        return Ok(None);
+    }
+    for &(file, method) in QUANTIZATION_FILES {
+        let Some(text) = read_json_text(&dir.join(file))? else { continue };
+        let mut json: Json =
+            serde_json::from_str(&text).with_context(|| format!("{} is not JSON", dir.join(file).display()))?;
+        let Some(fields) = json.as_object_mut() else {
+            bail!("{} holds no object; expected the fields of `quantization_config`", dir.join(file).display());
+        };
+        fields.entry("quant_method").or_insert_with(|| method.into());
+        config.insert("quantization_config".into(), json);
+        return Ok(Some((file, Json::Object(config).to_string())));
+    }
+    Ok(None)
 }
 
 /// The text of a JSON file, `None` if there is no such file.

@@ -10,9 +10,6 @@ use qeff_plugin_api::plugin::Request;
 use crate::checkpoint::Checkpoint;
 use crate::plugins::Registry;
 
-/// Fields that change what every weight means: nothing computed without them is right.
-const DECISIVE: &[&str] = &["compression_config", "quantization_config"];
-
 /// How to describe.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DescribeOptions<'a> {
@@ -31,6 +28,8 @@ pub struct Described {
     pub plugin: String,
     /// What may not be as the checkpoint's author meant it.
     pub warnings: Vec<String>,
+    /// What is good to know, and no reason to stop.
+    pub notes: Vec<String>,
 }
 
 /// Has a plugin describe the checkpoint, and checks the answer.
@@ -45,23 +44,13 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
     let request = Request { config: config.clone(), tensors: checkpoint.weights.index().clone() };
     let model = architecture
         .describe(&request)
-        .map_err(|error| match (unreadable(checkpoint), DECISIVE.iter().find(|field| config.has(field))) {
-            // A plugin sees only what can be read: to it, an fp8 tensor is missing.
-            (Some(note), _) => anyhow::Error::new(error).context(note),
-            (None, Some(field)) => {
-                anyhow::Error::new(error).context(format!("config.json has `{field}`: the checkpoint is quantised"))
-            }
-            (None, None) => error.into(),
+        .map_err(|error| match unreadable(checkpoint) {
+            // A plugin sees only what can be read: to it, a tensor of another type is missing.
+            Some(note) => anyhow::Error::new(error).context(note),
+            None => error.into(),
         })
         .with_context(cannot)?;
     let unread = request.config.unread();
-    if let Some(field) = unread.iter().find(|field| DECISIVE.contains(&field.as_str())) {
-        bail!(
-            "{}\n  config.json: plugin {plugin} does not read `{field}`, and no weight means what it says without it\n\
-             hint: use a checkpoint that is not quantised, or a plugin that reads this field",
-            cannot()
-        );
-    }
     validate(&model, checkpoint.weights.index())
         .with_context(|| format!("plugin {} describes {} wrongly", plugin, checkpoint.dir.display()))?;
     let mut warnings = vec![];
@@ -78,7 +67,15 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
     if options.strict && !warnings.is_empty() {
         bail!("--strict: {}", warnings.join("; "));
     }
-    Ok(Described { model, plugin, warnings })
+    Ok(Described { model, plugin, warnings, notes: activations(checkpoint).into_iter().collect() })
+}
+
+/// One sentence on activations that the checkpoint wants quantised, if it does.
+fn activations(checkpoint: &Checkpoint) -> Option<String> {
+    let fields = checkpoint.quantization.as_ref()?.activations();
+    (!fields.is_empty()).then(|| {
+        format!("activations are computed as they are, though the config says how to quantise them: {}", list(fields))
+    })
 }
 
 /// One sentence on stored tensors that cannot be read, if there are any.

@@ -1,17 +1,18 @@
 //! From a described model to something that runs or is exported: passes and lowering, chosen by what the user asked for.
 
 use anyhow::{Context as _, Result, bail};
-use qeff_core::lower::{self, Lowered, Target};
+use qeff_core::lower::{self, Lowered, Quantised, Target, Tensors};
 use qeff_core::passes::{self, Features, PassReport};
 use qeff_core::validate::validate;
 use qeff_core::weights::Checkpoint as Weights;
+use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::graph::{Model, Program};
 use qeff_plugin_api::weight::RopeTable;
-use qeff_plugin_api::{TensorIndex, WeightExpr};
 
+use crate::forms::WeightForms;
 use crate::runtime::cpu::engine::Engine;
-use crate::runtime::cpu::session::CpuSession;
-use crate::runtime::cpu::{Residence, load};
+use crate::runtime::cpu::session::{CpuSession, Extent};
+use crate::runtime::cpu::{self, Residence, load};
 
 /// The program of a model that generates text.
 ///
@@ -51,16 +52,31 @@ pub struct Prepared {
     pub reports: Vec<PassReport>,
 }
 
-/// Applies `features` and lowers every program for `target`.
+impl Prepared {
+    /// What became of weights that are stored quantised, in all programs.
+    pub fn quantised(&self) -> Quantised {
+        let mut all = Quantised::default();
+        self.programs.iter().for_each(|program| all.add(&program.quantised));
+        all
+    }
+}
+
+/// Applies `features` and lowers every program.
 ///
 /// # Errors
 /// If a pass refuses or the target cannot express the model.
-pub fn prepare(mut model: Model, tensors: &TensorIndex, features: &Features, target: Target) -> Result<Prepared> {
+pub fn prepare<'a>(
+    mut model: Model,
+    tensors: impl Into<Tensors<'a>>,
+    features: &Features,
+    options: impl Into<lower::Options<'a>>,
+) -> Result<Prepared> {
+    let (tensors, options) = (tensors.into(), options.into());
     let reports = passes::apply(&mut model, features)?;
     // A pass that leaves an invalid graph is our mistake; better said here than by a compiler an hour later.
-    validate(&model, tensors).context("a pass left the model invalid")?;
+    validate(&model, tensors.index).context("a pass left the model invalid")?;
     let programs =
-        model.programs.iter().map(|program| lower::lower(program, tensors, target)).collect::<Result<_, _>>()?;
+        model.programs.iter().map(|program| lower::lower(program, tensors, options)).collect::<Result<_, _>>()?;
     Ok(Prepared { model, programs, reports })
 }
 
@@ -90,6 +106,8 @@ pub struct CpuReady {
     pub residence: Residence,
     /// What the passes did.
     pub reports: Vec<PassReport>,
+    /// What became of weights that are stored quantised.
+    pub quantised: Quantised,
 }
 
 /// How a model is to run on the CPU.
@@ -101,6 +119,10 @@ pub struct CpuOptions<'a> {
     pub slots: usize,
     /// Most positions of a sequence.
     pub context: usize,
+    /// Most tokens of a sequence in one call; more are written in several.
+    pub chunk: usize,
+    /// In which form weights are multiplied.
+    pub forms: WeightForms,
 }
 
 /// Makes `model` ready to run on the CPU.
@@ -108,23 +130,27 @@ pub struct CpuOptions<'a> {
 /// # Errors
 /// If the model cannot be lowered or loaded.
 pub fn cpu(model: &Model, weights: &Weights, options: CpuOptions<'_>) -> Result<CpuReady> {
-    let CpuOptions { engine, slots, context } = options;
+    let CpuOptions { engine, slots, context, chunk, forms } = options;
     let mut model = model.clone();
     shorten_tables(&mut model, context as u64);
+    let (quantised, report) = forms.quantised(&mut model, weights)?;
+    let facets = forms.facets(&quantised);
+    let how = lower::Options { products: forms.products, ..Target::Cpu.into() };
     let features = Features { reach: context as u64, ..Features::default() };
-    let plain = prepare(model.clone(), weights.index(), &features, Target::Cpu)?;
+    let plain = prepare(model.clone(), &facets, &features, how)?;
     // Several slots are continuous batching: the indexed program writes one of them.
     let indexed = (slots > 1)
-        .then(|| prepare(model.clone(), weights.index(), &Features { batching: true, ..features }, Target::Cpu))
+        .then(|| prepare(model.clone(), &facets, &Features { batching: true, ..features }, how))
         .transpose()?;
     let mut sources = vec![];
     for prepared in [&plain].into_iter().chain(&indexed) {
         let lowered = prepared.programs.first().context("the model has no program")?;
         sources.push((main_program(&prepared.model)?, lowered));
     }
-    let (programs, residence) = load(engine, weights, &sources)?;
+    let (programs, residence) = load(engine, cpu::Tensors { checkpoint: weights, source: &facets }, &sources)?;
     let mut programs = programs.into_iter();
     let first = programs.next().context("the model has no program")?;
-    let session = CpuSession::new(first, programs.next(), slots, context);
-    Ok(CpuReady { session, residence, reports: plain.reports })
+    let session = CpuSession::new(first, programs.next(), Extent { slots, context, chunk });
+    let quantised = plain.quantised();
+    Ok(CpuReady { session, residence, reports: report.into_iter().chain(plain.reports).collect(), quantised })
 }

@@ -15,6 +15,7 @@
 //! page behind the new end. Sizes are checked when the file is opened, which is all that can be checked.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,15 @@ pub enum MappingError {
         #[source]
         error: std::io::Error,
     },
+    /// The file cannot be read, or has become shorter since it was opened.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: std::io::Error,
+    },
     /// Bytes outside the file were asked for.
     #[error("{} has {length} bytes; bytes {}..{} were expected in it", path.display(), range.start, range.end)]
     Outside {
@@ -57,6 +67,7 @@ pub enum MappingError {
 #[derive(Debug)]
 pub struct Mapping {
     path: PathBuf,
+    file: File,
     /// `None` for an empty file: a mapping of no bytes is refused by the system.
     map: Option<Mmap>,
 }
@@ -68,14 +79,14 @@ impl Mapping {
     /// [`MappingError::Open`] if the file cannot be opened, measured or mapped.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, MappingError> {
         let path = path.into();
-        match Self::map(&path) {
-            Ok(map) => Ok(Self { path, map }),
+        let opened = File::open(&path).and_then(|file| Ok((Self::map(&file)?, file)));
+        match opened {
+            Ok((map, file)) => Ok(Self { path, file, map }),
             Err(error) => Err(MappingError::Open { path, error }),
         }
     }
 
-    fn map(path: &Path) -> std::io::Result<Option<Mmap>> {
-        let file = std::fs::File::open(path)?;
+    fn map(file: &File) -> std::io::Result<Option<Mmap>> {
         let meta = file.metadata()?;
         if meta.is_dir() {
             return Err(std::io::Error::other("it is a directory"));
@@ -85,7 +96,7 @@ impl Mapping {
         }
         // SAFETY: the mapping is read-only and private to this value; that nobody changes the file meanwhile is the
         // contract in the module documentation.
-        unsafe { Mmap::map(&file) }.map(Some)
+        unsafe { Mmap::map(file) }.map(Some)
     }
 
     /// The file that is mapped.
@@ -122,6 +133,29 @@ impl Mapping {
             range: range.clone(),
             length: self.len(),
         })
+    }
+
+    /// Copies the bytes from `offset` on into `to`, which they have to fill.
+    ///
+    /// The system copies large pieces faster than a process takes page faults, and what is copied counts as memory once; so
+    /// this is for whoever reads everything in passing.
+    ///
+    /// # Errors
+    /// [`MappingError::Outside`] if the file ends before; [`MappingError::Read`] if the system cannot read.
+    pub fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), MappingError> {
+        let range = offset..offset.saturating_add(to.len() as u64);
+        let bytes = self.bytes(range)?;
+        #[cfg(unix)]
+        {
+            let _ = bytes;
+            std::os::unix::fs::FileExt::read_exact_at(&self.file, to, offset)
+                .map_err(|error| MappingError::Read { path: self.path.clone(), error })
+        }
+        #[cfg(not(unix))]
+        {
+            to.copy_from_slice(bytes);
+            Ok(())
+        }
     }
 
     /// Says that `range` is not needed for now: its pages no longer count as memory of this process.
@@ -176,6 +210,20 @@ mod tests {
             let error = mapping.bytes(range.clone()).unwrap_err();
             assert!(matches!(error, MappingError::Outside { length: 10, .. }), "{range:?}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_copied_is_what_is_mapped() {
+        let content: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        let (_dir, path) = file(&content);
+        let mapping = Mapping::open(&path).unwrap();
+        let mut copy = vec![0; 50_000];
+        mapping.read(777, &mut copy).unwrap();
+        assert!(copy == content[777..50_777]);
+        for offset in [50_001, 100_001, u64::MAX] {
+            assert!(matches!(mapping.read(offset, &mut copy), Err(MappingError::Outside { .. })), "{offset}");
+        }
+        mapping.read(100_000, &mut []).unwrap();
     }
 
     #[test]

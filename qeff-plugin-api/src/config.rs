@@ -93,6 +93,7 @@ const INERT: &[&str] = &[
     "output_attentions",
     "output_hidden_states",
     "output_past",
+    "output_router_logits",
     "output_scores",
     "pad_token_id",
     "predict_special_tokens",
@@ -105,6 +106,7 @@ const INERT: &[&str] = &[
     "resid_pdrop",
     "return_dict",
     "return_dict_in_generate",
+    "router_aux_loss_coef",
     "sep_token_id",
     "summary_activation",
     "summary_first_dropout",
@@ -197,6 +199,14 @@ impl Config {
             v.as_u64().or_else(|| v.as_f64().filter(|f| f.fract() == 0.0 && (0.0..=9e15).contains(f)).map(|f| f as u64))
         };
         self.typed(key, "a whole number of 0 or more", read)
+    }
+
+    /// A whole number, if present.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn opt_i64(&self, key: &str) -> Result<Option<i64>, ConfigError> {
+        self.typed(key, "a whole number", Json::as_i64)
     }
 
     /// A whole number ≥ 1, of the size a dimension can have, that must be there.
@@ -306,6 +316,24 @@ impl Config {
     pub fn opt_object(&self, key: &str) -> Result<Option<Config>, ConfigError> {
         let json = self.typed(key, "an object", |v| v.is_object().then(|| v.clone()))?;
         Ok(json.map(|json| Config { json, path: self.field(key), read: Rc::clone(&self.read) }))
+    }
+
+    /// The names of the fields, in the order of the file; looking at names reads none of them.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.json.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str))
+    }
+
+    /// Notes a field as read with everything in it: nothing there changes the result.
+    pub fn pass_over(&self, key: &str) {
+        fn note(json: &Json, path: String, read: &mut BTreeSet<String>) {
+            for (key, value) in json.as_object().into_iter().flatten() {
+                note(value, format!("{path}.{key}"), read);
+            }
+            read.insert(path);
+        }
+        if let Some(value) = self.json.get(key) {
+            note(value, self.field(key), &mut self.read.borrow_mut());
+        }
     }
 
     /// Refuses a field that must be absent or have its only supported value.

@@ -33,6 +33,11 @@ impl TensorIndex {
         self.tensors.insert(name.into(), info)
     }
 
+    /// Takes a tensor out.
+    pub fn remove(&mut self, name: &str) -> Option<TensorInfo> {
+        self.tensors.remove(name)
+    }
+
     /// Type and shape of `name`.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name)

@@ -3,7 +3,7 @@
 //! One function serves the builder (an author's mistake is caught at the call), the validator (a pass's mistake) and the
 //! wire decoder (a stranger's), so there is one truth about shapes.
 
-use crate::graph::{AttrValue, Dim, OnnxOp, Op, SelectMode, StateWrite, Type};
+use crate::graph::{AttrValue, Dim, ExpertActivation, Experts, OnnxOp, Op, SelectMode, StateWrite, Type};
 use crate::{DType, Elem};
 
 /// What an operator demanded and got.
@@ -97,6 +97,7 @@ pub fn infer(op: &Op, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
             Ok(vec![x.clone()])
         }
         Op::Attention(attention) => attention_type(attention, operands),
+        Op::Experts(experts) => experts_type(experts, operands),
         Op::Select(select) => {
             let h = get(operands, 0, "h")?;
             expect(h.rank() == 3, "h", "[batch, seq, width]", h)?;
@@ -165,11 +166,64 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
         _ => positions(operands, A::POSITIONS, &q.dims[..2])?,
     }
     batch_index(operands, A::BATCH_INDEX, &q.dims[0])?;
+    if let Some(sinks) = optional(operands, A::SINKS) {
+        expect(sinks.dims == [Dim::Fixed(heads)], "sinks", &format!("[{heads}], a score for each head of q"), sinks)?;
+    }
     // Sizes come from strangers too, so their product may not fit.
     let Some(width) = v.dims[3].fixed().and_then(|width| heads.checked_mul(width)) else {
         return Err(Mismatch::Operand { operand: "v", expected: "a fixed width".into(), found: v.to_string() });
     };
     Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(width)])])
+}
+
+fn experts_type(experts: &Experts, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
+    use Experts as E;
+    let x = get(operands, E::X, "x")?;
+    let (up, down) = (get(operands, E::UP, "up")?, get(operands, E::DOWN, "down")?);
+    let Some((width, lead)) = x.dims.split_last() else {
+        return expect(false, "x", "[…, width]", x).map(|()| vec![]);
+    };
+    let (ids, weights) = (get(operands, E::IDS, "ids")?, get(operands, E::WEIGHTS, "weights")?);
+    let sent = |ty: &Type| ty.rank() == x.rank() && ty.dims.starts_with(lead) && ty.last().is_some_and(is_some_number);
+    expect(ids.elem == Elem::I64 && sent(ids), "ids", &format!("i64[…, experts of a token] for {x}"), ids)?;
+    expect(weights.dims == ids.dims && weights.elem == x.elem, "weights", &format!("as many as ids, {ids}"), weights)?;
+    let fits = up.rank() == 3 && up.dims[1] == *width && up.dims.iter().all(is_some_number);
+    expect(fits, "up", &format!("[experts, {width}, inner]"), up)?;
+    let [count, inner] = [&up.dims[0], &up.dims[2]];
+    let matrix = |operand, index, dims: &[&Dim]| match optional(operands, index) {
+        Some(ty) => {
+            let expected = Type::new(x.elem, dims.iter().map(|&dim| dim.clone()));
+            expect(*ty == expected, operand, &expected.to_string(), ty)
+        }
+        None => Ok(()),
+    };
+    matrix("up", E::UP, &[count, width, inner])?;
+    matrix("gate", E::GATE, &[count, width, inner])?;
+    matrix("down", E::DOWN, &[count, inner, width])?;
+    matrix("gate_bias", E::GATE_BIAS, &[count, inner])?;
+    matrix("up_bias", E::UP_BIAS, &[count, inner])?;
+    matrix("down_bias", E::DOWN_BIAS, &[count, width])?;
+    let gated = optional(operands, E::GATE).is_some();
+    if !gated && optional(operands, E::GATE_BIAS).is_some() {
+        return Err(Mismatch::Absent { operand: "gate" });
+    }
+    if let ExpertActivation::ClampedSwiglu { limit, .. } = experts.activation {
+        if !gated {
+            return Err(Mismatch::Absent { operand: "gate" });
+        }
+        if limit.is_nan() || limit <= 0.0 {
+            let why = format!("{limit} is no limit; it must be above 0");
+            return Err(Mismatch::Attribute { attribute: "limit", why });
+        }
+    }
+    let (most, chosen) = (count.fixed().unwrap_or(0), ids.last().and_then(Dim::fixed).unwrap_or(0));
+    expect(chosen <= most, "ids", &format!("at most the {most} experts there are, for each token"), ids)?;
+    expect(down.rank() == 3, "down", &format!("[{count}, {inner}, {width}]"), down)?;
+    Ok(vec![x.clone()])
+}
+
+fn is_some_number(dim: &Dim) -> bool {
+    dim.fixed().is_some_and(|n| n > 0)
 }
 
 fn onnx_types(op: &OnnxOp, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
@@ -280,6 +334,82 @@ mod tests {
         let table = Type::weight(&[4, u64::MAX]);
         let op = Op::Rotary(Rotary { layout: RotaryLayout::Half });
         assert!(infer(&op, &[Some(&q), Some(&table), Some(&table)]).is_err());
+    }
+
+    /// What is found wrong with experts of which one operand has other dimensions, or none.
+    fn of_experts(operand: usize, dims: Option<&[u64]>, activation: ExpertActivation) -> String {
+        let lead = || [Dim::symbol("b"), Dim::symbol("s")];
+        let token = |n: u64, elem| Type::new(elem, lead().into_iter().chain([Dim::Fixed(n)]));
+        let fixed = |dims: &[u64]| Some(Type::weight(dims));
+        let mut operands = vec![Some(token(8, Elem::Act)), Some(token(2, Elem::I64)), Some(token(2, Elem::Act))];
+        operands.extend([fixed(&[3, 8, 5]), fixed(&[3, 8, 5]), fixed(&[3, 5, 8])]);
+        operands.extend([fixed(&[3, 5]), fixed(&[3, 5]), fixed(&[3, 8])]);
+        operands[operand] = match (dims, operand) {
+            (Some(&[n]), 0..3) => Some(token(n, operands[operand].as_ref().unwrap().elem)),
+            (Some(dims), _) => fixed(dims),
+            (None, _) => None,
+        };
+        let operands: Vec<_> = operands.iter().map(Option::as_ref).collect();
+        let op = Op::Experts(Experts { activation, weigh: crate::graph::Weigh::Output });
+        match infer(&op, &operands) {
+            Ok(types) => types.iter().map(Type::to_string).collect::<Vec<_>>().join(", "),
+            Err(mismatch) => mismatch.to_string(),
+        }
+    }
+
+    #[test]
+    fn experts_fit_their_tokens_and_each_other() {
+        use Experts as E;
+        let swiglu = |limit| ExpertActivation::ClampedSwiglu { limit, alpha: 1.0 };
+        let huge = u64::MAX;
+        for (operand, dims, activation, expected) in [
+            (E::X, Some(&[8u64][..]), ExpertActivation::Silu, "act[b, s, 8]"),
+            (
+                E::X,
+                Some(&[9]),
+                ExpertActivation::Silu,
+                "operand `up`: expected [experts, 9, inner], found act[3, 8, 5]",
+            ),
+            (E::X, None, ExpertActivation::Silu, "operand `x` is missing"),
+            (
+                E::IDS,
+                Some(&[4]),
+                ExpertActivation::Silu,
+                "operand `weights`: expected as many as ids, i64[b, s, 4], found act[b, s, 2]",
+            ),
+            (
+                E::IDS,
+                Some(&[0]),
+                ExpertActivation::Silu,
+                "operand `ids`: expected i64[…, experts of a token] for act[b, s, 8], found i64[b, s, 0]",
+            ),
+            (
+                E::GATE,
+                Some(&[3, 8, 6]),
+                ExpertActivation::Silu,
+                "operand `gate`: expected act[3, 8, 5], found act[3, 8, 6]",
+            ),
+            (E::GATE, None, ExpertActivation::Silu, "operand `gate` is missing"),
+            (E::GATE_BIAS, None, ExpertActivation::Silu, "act[b, s, 8]"),
+            (
+                E::UP,
+                Some(&[1, 8, 5]),
+                ExpertActivation::Silu,
+                "operand `gate`: expected act[1, 8, 5], found act[3, 8, 5]",
+            ),
+            (
+                E::UP,
+                Some(&[3, 8, huge]),
+                ExpertActivation::Silu,
+                "operand `gate`: expected act[3, 8, 18446744073709551615], found act[3, 8, 5]",
+            ),
+            (E::DOWN, Some(&[3, 5]), ExpertActivation::Silu, "operand `down`: expected act[3, 5, 8], found act[3, 5]"),
+            (E::DOWN_BIAS, Some(&[8]), ExpertActivation::Silu, "operand `down_bias`: expected act[3, 8], found act[8]"),
+            (E::GATE_BIAS, None, swiglu(7.0), "act[b, s, 8]"),
+            (E::GATE_BIAS, None, swiglu(0.0), "attribute `limit`: 0 is no limit; it must be above 0"),
+        ] {
+            assert_eq!(of_experts(operand, dims, activation), expected, "{operand} {dims:?}");
+        }
     }
 
     #[test]

@@ -5,9 +5,12 @@ mod config_files;
 mod engines;
 mod export;
 mod inspect;
+mod killed;
 mod limits;
+mod linked;
 mod machine;
 mod prompts;
+mod quantised;
 mod text;
 mod weights;
 

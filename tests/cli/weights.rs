@@ -60,11 +60,16 @@ fn weights_that_do_not_fit() {
         ),
         ("too many axes", with_norm(Dtype::BF16, &[32, 1], 64)),
         ("integers", with_norm(Dtype::I32, &[32], 128)),
-        ("fp8", with_norm(Dtype::F8_E4M3, &[32], 32)),
-        ("fp8, and said to be", {
-            let scratch = with_norm(Dtype::F8_E4M3, &[32], 32);
-            scratch.set(&json!({ "quantization_config": { "quant_method": "fp8" } }));
-            scratch
+        ("a type nobody reads", with_norm(Dtype::F8_E4M3FNUZ, &[32], 32)),
+        ("fp8 with a scale, and not said to be", {
+            with("llama/base", |dir| {
+                dir.edit_tensors(|tensors| {
+                    let name = "model.layers.0.mlp.up_proj.weight";
+                    let weight = tensors.iter_mut().find(|tensor| tensor.name == name).expect("a projection");
+                    (weight.dtype, weight.data) = (Dtype::F8_E4M3, vec![0; weight.data.len() / 2]);
+                });
+                dir.add_tensor("model.layers.0.mlp.up_proj.weight_scale");
+            })
         }),
         (
             "packed weights of a quantised checkpoint",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 CASES = [
     "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-tied", "llama-rope3",
-    "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb",
+    "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
 CONFIG = [
@@ -22,6 +22,7 @@ CONFIG = [
     "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
     "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "activation_function",
     "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention",
+    "num_local_experts", "num_experts_per_tok",
 ]
 
 
@@ -32,6 +33,7 @@ def trimmed(case: str, recording: dict) -> dict:
     return {
         "case": case,
         "features": {"batching": "cb" in features, "last_k": "tlm" in features},
+        **quantised(model, config),
         "config": {key: config[key] for key in CONFIG if key in config},
         "ir_version": model["ir_version"],
         "opset_import": model["opset_import"],
@@ -45,6 +47,15 @@ def trimmed(case: str, recording: dict) -> dict:
             for function in model["functions"]
         ],
     }
+
+
+def quantised(model: dict, config: dict) -> dict:
+    """The length of blocks, and the operands that hold them: name, element type and dimensions."""
+    if "quantization_config" not in config:
+        return {}
+    operands = ("qweight", "scales", "qzeros")
+    held = [entry[:3] for entry in model["initializers"] if entry[0].endswith(operands)]
+    return {"block": config["quantization_config"]["group_size"], "quantised": sorted(held)}
 
 
 def written(value, depth=0) -> str:

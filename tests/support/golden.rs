@@ -1,7 +1,11 @@
 //! Goldens: what the reference wrote for a tiny model (`tests/goldens/README.md`), and the checkpoint it stood for.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use anyhow::{Context as _, Result, bail};
 use qeff_core::passes::Features;
+use qeff_core::weights::{BlockLayout, CodeBits, Encoding, SourceError, TensorSource, ZeroPoint};
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 use serde_json::Value as Json;
@@ -15,8 +19,33 @@ pub struct Golden {
     pub name: String,
     /// Passes that stand for what the export was asked for.
     pub features: Features,
+    /// Length of the blocks that its projections are stored in, if they are quantised.
+    pub block: Option<u64>,
     /// All that was recorded.
     pub facts: Json,
+}
+
+/// The tensors of a golden's checkpoint, as far as a lowering asks: there are no numbers.
+#[derive(Debug)]
+pub struct GoldenTensors {
+    index: TensorIndex,
+    block: Option<u64>,
+}
+
+impl TensorSource for GoldenTensors {
+    fn index(&self) -> &TensorIndex {
+        &self.index
+    }
+
+    fn lend(&self, name: &str, _: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
+        Err(SourceError::Missing(name.to_owned()))
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding<'_>> {
+        let length = self.block.filter(|_| name.ends_with("_proj.weight"))?;
+        let blocks = BlockLayout { bits: CodeBits::Four, length, zero: ZeroPoint::PerBlock, ordered: false };
+        Some(Encoding { name: "recorded".into(), blocks: Some(blocks) })
+    }
 }
 
 /// Every golden, by name.
@@ -35,7 +64,8 @@ pub fn goldens() -> Result<Vec<Golden>> {
                 .with_context(|| format!("{} is not JSON", path.display()))?;
             let asked = |feature: &str| facts["features"][feature].as_bool().unwrap_or(false);
             let features = Features { batching: asked("batching"), last_k: asked("last_k"), ..Features::default() };
-            Ok(Golden { name: facts["case"].as_str().context("case without a name")?.to_owned(), features, facts })
+            let name = facts["case"].as_str().context("case without a name")?.to_owned();
+            Ok(Golden { name, features, block: facts["block"].as_u64(), facts })
         })
         .collect()
 }
@@ -47,7 +77,7 @@ impl Golden {
     }
 
     /// The tensors that a checkpoint with this config has.
-    pub fn tensors(&self) -> Result<TensorIndex> {
+    pub fn tensors(&self) -> Result<GoldenTensors> {
         let config = &self.facts["config"];
         let count = |field: &str| config[field].as_u64().with_context(|| format!("{}: no {field}", self.name));
         let mut tensors = TensorIndex::new();
@@ -86,6 +116,37 @@ impl Golden {
                     add("lm_head.weight".into(), &[vocab, hidden]);
                 }
             }
+            Some("gpt_oss") => {
+                let (vocab, hidden, inner) = (count("vocab_size")?, count("hidden_size")?, count("intermediate_size")?);
+                let (heads, experts) = (count("num_attention_heads")?, count("num_local_experts")?);
+                let width = count("head_dim")?;
+                let (q, kv) = (heads * width, count("num_key_value_heads")? * width);
+                add("model.embed_tokens.weight".into(), &[vocab, hidden]);
+                for i in 0..count("num_hidden_layers")? {
+                    let shapes: [(&str, &[u64]); 17] = [
+                        ("input_layernorm.weight", &[hidden]),
+                        ("self_attn.q_proj.weight", &[q, hidden]),
+                        ("self_attn.q_proj.bias", &[q]),
+                        ("self_attn.k_proj.weight", &[kv, hidden]),
+                        ("self_attn.k_proj.bias", &[kv]),
+                        ("self_attn.v_proj.weight", &[kv, hidden]),
+                        ("self_attn.v_proj.bias", &[kv]),
+                        ("self_attn.o_proj.weight", &[hidden, q]),
+                        ("self_attn.o_proj.bias", &[hidden]),
+                        ("self_attn.sinks", &[heads]),
+                        ("post_attention_layernorm.weight", &[hidden]),
+                        ("mlp.router.weight", &[experts, hidden]),
+                        ("mlp.router.bias", &[experts]),
+                        ("mlp.experts.gate_up_proj", &[experts, hidden, 2 * inner]),
+                        ("mlp.experts.gate_up_proj_bias", &[experts, 2 * inner]),
+                        ("mlp.experts.down_proj", &[experts, inner, hidden]),
+                        ("mlp.experts.down_proj_bias", &[experts, hidden]),
+                    ];
+                    shapes.iter().for_each(|(name, shape)| add(format!("model.layers.{i}.{name}"), shape));
+                }
+                add("model.norm.weight".into(), &[hidden]);
+                add("lm_head.weight".into(), &[vocab, hidden]);
+            }
             Some("gpt2") => {
                 let (vocab, hidden, positions) = (count("vocab_size")?, count("n_embd")?, count("n_positions")?);
                 add("transformer.wte.weight".into(), &[vocab, hidden]);
@@ -109,6 +170,6 @@ impl Golden {
             }
             other => bail!("{}: the tensors of model type {other:?} are not known", self.name),
         }
-        Ok(tensors)
+        Ok(GoldenTensors { index: tensors, block: self.block })
     }
 }

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::engines::{self, Choice, LIBRARY_VARIABLE, Located};
+use qeff_host::forms::WeightForms;
 use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
 use qeff_host::plugins::Registry;
+use qeff_host::prepare::CpuOptions;
 use qeff_host::runtime::Session;
 use qeff_host::runtime::cpu::engine::Engine;
 use qeff_plugin_api::TensorIndex;
@@ -72,6 +74,11 @@ pub fn ort_library() -> Option<Located> {
         eprintln!("left out: ONNX Runtime (`qeff-host engines install ort` installs it, {LIBRARY_VARIABLE} names one)");
     }
     located
+}
+
+/// A session as a test wants it: `slots` sequences of `context` positions, weights in their default forms.
+pub fn options(engine: &dyn Engine, slots: usize, context: usize) -> CpuOptions<'_> {
+    CpuOptions { engine, slots, context, chunk: 512, forms: WeightForms::default() }
 }
 
 /// One prompt of a fixture with the reference's answer.

@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Target};
-use qeff_core::onnx::{self, ExportError};
+use qeff_core::onnx::{self, ExportError, Exported};
 use qeff_core::passes::Features;
 use qeff_core::weights::{PackError, PackOptions, Progress};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::ModelArgs;
+use super::forms::{self, FormArgs};
 use super::talk;
+use crate::interrupt::Interrupts;
+use crate::linking::{Linking, Remainder};
 use crate::prepare;
 
 /// Flags of `export`.
@@ -25,6 +28,12 @@ pub(crate) struct Args {
     /// Folder to write to; files of the same names are replaced.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Where the weights are afterwards.
+    #[arg(long, value_enum, default_value_t = StorageArg::Packed)]
+    storage: StorageArg,
+    /// What becomes of weights that the checkpoint stores in another type or layout; needs --storage linked.
+    #[arg(long, value_enum, value_name = "FORM")]
+    remainder: Option<RemainderArg>,
     /// Continuous batching: states get a slot axis, and rows say which slot they use. The number of slots is fixed when
     /// the graph is compiled.
     #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -35,9 +44,14 @@ pub(crate) struct Args {
     /// Positions of a sequence; decides rotary rules that depend on the length (dynamic, longrope).
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     ctx_len: Option<u32>,
+    #[command(flatten)]
+    forms: FormArgs,
     /// Memory for converting weights, in MB.
-    #[arg(long, value_name = "MB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, value_name = "MB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..))]
     memory_budget: u32,
+    /// Return when the files are on the disk, not only with the system: against a power cut.
+    #[arg(long)]
+    sync: bool,
     /// Print one JSON document instead of the path.
     #[arg(long)]
     json: bool,
@@ -60,6 +74,31 @@ impl From<TargetArg> for Target {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StorageArg {
+    /// Beside the model, made as the graph wants them.
+    Packed,
+    /// In the checkpoint's own files, which are linked beside the model.
+    Linked,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RemainderArg {
+    /// They are linked, and nodes of the graph make of them what is wanted.
+    Nodes,
+    /// They are packed beside the model.
+    Packed,
+}
+
+impl From<RemainderArg> for Remainder {
+    fn from(remainder: RemainderArg) -> Self {
+        match remainder {
+            RemainderArg::Nodes => Remainder::Nodes,
+            RemainderArg::Packed => Remainder::Packed,
+        }
+    }
+}
+
 /// The error with the final place of a file instead of the temporary one, which is gone by now.
 fn in_place(error: ExportError, output: &Path) -> ExportError {
     let place = |path: PathBuf| path.file_name().map(|name| output.join(name)).unwrap_or(path);
@@ -74,11 +113,18 @@ fn in_place(error: ExportError, output: &Path) -> ExportError {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
+    let interrupts = Interrupts::watch().context("cannot watch for signals")?;
     if args.output.exists() && !args.output.is_dir() {
         bail!("--output {} is a file; expected a folder, or a path where one can be made", args.output.display());
     }
-    let (checkpoint, described) = args.model.describe()?;
+    if args.remainder.is_some() && args.storage == StorageArg::Packed {
+        bail!("--remainder is about linked weights: add --storage linked");
+    }
+    let target = Target::from(args.target);
+    let forms = args.forms.forms(target)?;
+    let (checkpoint, mut described) = args.model.describe()?;
     talk::warnings(&described.warnings);
+    talk::notes(&described.notes);
     if let Some(context) = args.ctx_len {
         prepare::check_reach(&described.model, context.into()).context("--ctx-len is too large")?;
     }
@@ -87,14 +133,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         batching: args.full_batch_size.is_some(),
         reach: args.ctx_len.map_or(0, u64::from),
     };
-    let target = Target::from(args.target);
-    let prepared = prepare::prepare(described.model, checkpoint.weights.index(), &features, target)?;
+    let (quantised, report) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+    let source = forms.facets(&quantised);
+    let linking = match args.storage {
+        StorageArg::Packed => None,
+        StorageArg::Linked => Some(Linking::new(&checkpoint, &source, target, args.remainder.map(Remainder::from))?),
+    };
+    linking.iter().filter_map(Linking::warning).for_each(talk::warn);
+    let products = forms.products;
+    let mut prepared = match &linking {
+        None => {
+            let how = lower::Options { products, ..target.into() };
+            prepare::prepare(described.model, &source, &features, how)?
+        }
+        Some(linking) => linking.prepare(described.model, &source, &features, products)?,
+    };
+    prepared.reports.splice(0..0, report);
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
     let metadata = [("qeff_transforms", passes.join(",")), ("qeff.target", target.name().to_owned())];
 
-    let mut files = vec![];
-    let mut bytes = 0;
+    let mut exports = vec![];
     for (program, lowered) in prepared.model.programs.iter().zip(&prepared.programs) {
         let bar = talk::bytes_bar("writing weights", 0);
         let advance = |progress: Progress| {
@@ -103,44 +162,87 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         };
         let options = PackOptions {
             budget: args.memory_budget as usize * 1_000_000,
+            sync: args.sync,
+            interrupted: Some(interrupts.flag()),
             progress: Some(&advance),
             ..PackOptions::default()
         };
         let stem = lower::file_stem(&prepared.model, program);
-        let source = &checkpoint.weights;
-        let what = onnx::Export { lowered, stem: &stem, source, metadata: &metadata, options };
-        let exported = onnx::export(what, &args.output)
-            .map_err(|error| in_place(error, &args.output))
-            .with_context(|| format!("cannot export to {}", args.output.display()))?;
+        let storage = match &linking {
+            None => onnx::Storage::Packed,
+            Some(linking) => linking.storage(&prepared.model),
+        };
+        let what = onnx::Export { lowered, stem: &stem, source: &source, storage, metadata: &metadata, options };
+        let exported = onnx::export(what, &args.output);
         bar.finish_and_clear();
-        bytes += exported.bytes;
-        files.push(exported.model);
+        if matches!(exported, Err(ExportError::Pack(PackError::Interrupted))) {
+            return interrupts.end();
+        }
+        exports.push(
+            exported
+                .map_err(|error| in_place(error, &args.output))
+                .with_context(|| format!("cannot export to {}", args.output.display()))?,
+        );
     }
 
     let took = started.elapsed();
     let peak = talk::peak_memory();
+    let written: u64 = exports.iter().map(|export| export.bytes).sum();
+    let linked: u64 = exports.iter().map(|export| export.linked.bytes).sum();
     if args.json {
+        let files: Vec<_> = exports.iter().map(|export| &export.model).collect();
         return talk::json(&json!({
             "onnx": files,
             "target": target.name(),
             "plugin": described.plugin,
             "passes": passes,
+            "weights": forms::report(&prepared.quantised()),
+            "storage": match args.storage { StorageArg::Packed => "packed", StorageArg::Linked => "linked" },
+            "links": exports.iter().flat_map(links).collect::<Vec<_>>(),
+            "packed_because": exports.iter().flat_map(reasons).collect::<Vec<_>>(),
             "seconds": took.as_secs_f64(),
             "peak_memory_bytes": peak,
-            "bytes_written": bytes,
+            "bytes_written": written,
+            "bytes_linked": linked,
         }));
     }
     for report in &prepared.reports {
         talk::say(&report.to_string());
     }
+    forms::say(&prepared.quantised());
+    if linking.is_some() {
+        exports.iter().for_each(tell_linked);
+    }
+    let linked = if linking.is_some() { format!(", {} linked", talk::megabytes(linked)) } else { String::new() };
     talk::say(&format!(
-        "exported in {}, peak memory {}, {} written",
+        "exported in {}, peak memory {}, {} written{linked}",
         talk::seconds(took),
         peak.map_or("unknown".into(), talk::megabytes),
-        talk::megabytes(bytes)
+        talk::megabytes(written)
     ));
-    for file in &files {
-        talk::data(&format!("{}\n", file.display()))?;
+    for export in &exports {
+        talk::data(&format!("{}\n", export.model.display()))?;
     }
     Ok(())
+}
+
+fn links(export: &Exported) -> impl Iterator<Item = Json> {
+    let link = |link: &onnx::Link| json!({ "name": link.name, "target": link.target, "kind": link.kind.name() });
+    export.links.iter().map(link)
+}
+
+fn reasons(export: &Exported) -> impl Iterator<Item = Json> {
+    let reason = |(why, tally): &(_, onnx::Tally)| json!({ "reason": format!("{why}"), "weights": tally.weights, "bytes": tally.bytes });
+    export.not_linked.iter().map(reason)
+}
+
+/// Says where the weights of a linked export are, and why not all of them are where they were.
+fn tell_linked(export: &Exported) {
+    for link in &export.links {
+        talk::say(&format!("{} is a {} link to {}", link.name, link.kind.name(), link.target.display()));
+    }
+    for (why, tally) in &export.not_linked {
+        let weights = if tally.weights == 1 { "1 weight".to_owned() } else { format!("{} weights", tally.weights) };
+        talk::say(&format!("packed {weights}, {}: {why}", talk::megabytes(tally.bytes)));
+    }
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
+use qeff_core::weights::Facets;
 use qeff_core::{onnx, text};
 use serde_json::json;
 
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (checkpoint, described) = args.model.describe()?;
     if !args.json {
         talk::warnings(&described.warnings);
+        talk::notes(&described.notes);
     }
     if args.show == Show::Summary {
         return summary(args, &checkpoint, &described);
@@ -57,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn lowered(checkpoint: &Checkpoint, model: qeff_plugin_api::graph::Model, target: Target) -> Result<String> {
-    let prepared = prepare::prepare(model, checkpoint.weights.index(), &Features::default(), target)?;
+    let prepared = prepare::prepare(model, &Facets::new(&checkpoint.weights), &Features::default(), target)?;
     Ok(prepared.programs.iter().map(onnx::text::print).collect::<Vec<_>>().join("\n"))
 }
 
@@ -104,7 +106,9 @@ fn summary(args: &Args, checkpoint: &Checkpoint, described: &Described) -> Resul
             "weight_files": checkpoint.weights.files().len(),
             "eos_token_ids": checkpoint.eos(),
             "programs": programs,
+            "quantization": checkpoint.quantization.as_ref().map(|quantization| quantization.describe()),
             "warnings": described.warnings,
+            "notes": described.notes,
         }));
     }
     let mut text = format!(

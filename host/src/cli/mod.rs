@@ -4,6 +4,7 @@
 
 mod engines;
 mod export;
+mod forms;
 mod inspect;
 mod plugins;
 mod prompts;

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use qeff_core::lower::{Quantised, Target};
 use serde_json::json;
 
 use super::ModelArgs;
 use super::engines::EngineArgs;
+use super::forms::{self, FormArgs};
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
@@ -48,6 +50,8 @@ pub(crate) struct Args {
     /// Sequences at once with continuous batching: a slot that is free takes the next prompt.
     #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
     full_batch_size: Option<u32>,
+    #[command(flatten)]
+    forms: FormArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// End the answer before this text; may be repeated.
@@ -123,6 +127,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // What can be wrong with the flags is said before any file is opened.
     let prompts = args.prompts.prompts()?;
     let sampling = args.sampling.sampling()?;
+    let forms = args.forms.forms(Target::Cpu)?;
     StopStrings::new(args.stop.clone())?;
 
     let checkpoint = Checkpoint::open(&args.model.model)?;
@@ -132,21 +137,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
+    if !args.json {
+        talk::notes(&described.notes);
+    }
     let plan = Plan::new(args, &encoded, &described.model)?;
     let selected = args.engine.select()?;
     if !args.json {
         talk::say(&format!("engine: {}", selected.about));
     }
-    let options = CpuOptions { engine: &*selected.engine, slots: plan.slots, context: plan.context };
-    let ready = prepare::cpu(&described.model, &checkpoint.weights, options)?;
+    let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
+    let how = CpuOptions { engine: &*selected.engine, slots: plan.slots, context: plan.context, chunk, forms };
+    let ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
+    if !args.json {
+        forms::say(&ready.quantised);
+    }
     let mut session = ready.session;
     let loaded = started.elapsed();
 
     let options = Options {
         sampling,
         eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
-        chunk: args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize),
+        chunk,
         keep_logits: args.logits,
     };
     let show = if args.json {
@@ -167,7 +179,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         first: loaded + timing.first_token,
     };
     if args.json {
-        return print_json(args, &plan.requests, &done, &texts, &metrics);
+        return print_json(args, &plan.requests, Answers { done: &done, texts: &texts }, &metrics, &ready.quantised);
     }
     metrics.say(&plan.requests);
     Ok(())
@@ -415,13 +427,20 @@ impl Metrics {
     }
 }
 
+/// What the model answered, a request each.
+struct Answers<'a> {
+    done: &'a [Completion],
+    texts: &'a [Option<String>],
+}
+
 fn print_json(
     args: &Args,
     requests: &[Request],
-    done: &[Completion],
-    texts: &[Option<String>],
+    answers: Answers<'_>,
     metrics: &Metrics,
+    quantised: &Quantised,
 ) -> Result<()> {
+    let Answers { done, texts } = answers;
     let outputs: Vec<_> = requests
         .iter()
         .zip(done)
@@ -440,5 +459,9 @@ fn print_json(
         })
         .collect();
     debug_assert!(done.iter().all(|completion| completion.finish != Finish::Stopped || !args.stop.is_empty()));
-    talk::json(&json!({ "outputs": outputs, "metrics": metrics.json() }))
+    let mut document = json!({ "outputs": outputs, "metrics": metrics.json() });
+    if !quantised.is_empty() {
+        document["weights"] = forms::report(quantised);
+    }
+    talk::json(&document)
 }

@@ -32,6 +32,11 @@ pub(crate) fn warnings(texts: &[String]) {
     texts.iter().for_each(|text| warn(text));
 }
 
+/// What is good to know, one a line.
+pub(crate) fn notes(texts: &[String]) {
+    texts.iter().for_each(|text| say(&format!("note: {text}")));
+}
+
 /// An error with what led to it, and its hint last.
 pub(crate) fn error(error: &anyhow::Error) {
     let mut lines = vec![];

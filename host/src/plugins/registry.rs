@@ -387,6 +387,7 @@ mod tests {
         let listed: Vec<_> =
             Registry::builtin().list().into_iter().map(|p| (p.name, p.source, p.architectures)).collect();
         let expected = [
+            ("gpt-oss", vec!["GptOssForCausalLM"]),
             ("gpt2", vec!["GPT2LMHeadModel"]),
             ("granite", vec!["GraniteForCausalLM"]),
             ("llama", vec!["LlamaForCausalLM", "MistralForCausalLM"]),

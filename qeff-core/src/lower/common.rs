@@ -1,11 +1,13 @@
 //! Operators that both targets write with the same nodes.
 
 use qeff_plugin_api::graph::{
-    AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, RmsNorm, Select, SelectMode, StateKind, ValueId,
+    Attention, AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, Op, RmsNorm, Select, SelectMode, StateKind,
+    ValueId,
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::LowerError;
+use super::quantised::Link;
 use super::writer::{Attr, Writer};
 
 /// An operand that a valid node has.
@@ -58,27 +60,19 @@ impl Writer<'_> {
         })
     }
 
-    /// `x · weight + bias` split into heads, where `weight` names an `[in, out]` operand.
-    pub(super) fn projection(&mut self, node: &Node, op: &Linear, weight: &str) {
+    /// What follows the product of a projection: its bias, and the split into heads.
+    pub(super) fn after_product(&mut self, node: &Node, op: &Linear) -> Vec<Link<'static>> {
         let out = node.outputs[0];
-        let mut steps = vec![("MatMul", weight.to_owned())];
+        let mut links = vec![];
         if let Some(bias) = node.operand(Linear::BIAS) {
-            steps.push(("Add", self.operand(bias, "bias")));
+            links.push(Link::onto("Add", self.operand(bias, "bias")));
         }
         if op.heads > 0 {
             let mut shape = vec![0; self.program.ty(out).rank() - 2];
             shape.extend([op.heads as i64, self.width(out) as i64]);
-            steps.push(("Reshape", self.ints(&shape)));
+            links.push(Link::onto("Reshape", self.ints(&shape)));
         }
-        let mut y = self.name(operand(node, Linear::X));
-        let last = steps.len() - 1;
-        for (i, (op, with)) in steps.iter().enumerate() {
-            if i < last {
-                y = self.node(op, &[&y, with], &[]);
-            } else {
-                self.node_for(out, "", op, &[&y, with], &[]);
-            }
-        }
+        links
     }
 
     /// The weight of a norm; ones if it has none.
@@ -105,15 +99,66 @@ impl Writer<'_> {
         self.node("Mul", &[&small, &cap], &[])
     }
 
-    /// Refuses what only later families need: rolling states, and attention without a state.
-    pub(super) fn require_full_state(&self, node: &Node, version: ValueId) -> Result<(), LowerError> {
-        match self.program.version(version).map(|version| self.program.state(version.slot)) {
-            Some(state) if state.kind == StateKind::Full => Ok(()),
-            Some(state) => {
-                Err(self.refuse(node, format!("state `{}` is rolling; only full states are lowered", state.slot)))
+    /// How positions map to rows of the state that a value is a version of. Attention without a state is refused, as only
+    /// later families need it.
+    pub(super) fn state_kind(&self, node: &Node, version: ValueId) -> Result<StateKind, LowerError> {
+        let Some(version) = self.program.version(version) else {
+            return Err(self.refuse(node, "keys and values are no state; only cached attention is lowered"));
+        };
+        match (self.program.state(version.slot), &node.op) {
+            (state, Op::Attention(Attention { mask: AttentionMask::Bidirectional, .. }))
+                if state.kind == StateKind::Rolling =>
+            {
+                let why = format!("it looks at every row of `{}`, which is rolling: some hold nothing", state.slot);
+                Err(self.refuse(node, why))
             }
-            None => Err(self.refuse(node, "keys and values are no state; only cached attention is lowered")),
+            (state, _) => Ok(state.kind),
         }
+    }
+
+    /// The shape tensor `[leading dimensions of x, tail]`; shared by all values of these dimensions.
+    pub(super) fn shape_like(&mut self, x: ValueId, lead: usize, tail: &[i64]) -> String {
+        let program = self.program;
+        let dims = &program.ty(x).dims[..lead];
+        // An input of these dimensions knows them before anything is computed.
+        let input = program.inputs.iter().find(|input| program.ty(input.value).dims.get(..lead) == Some(dims));
+        let name = self.name(input.map_or(x, |input| input.value));
+        let leading = self.shared(format!("leading {dims:?}"), |w| {
+            let shape = w.node("Shape", &[&name], &[]);
+            let (from, to) = (w.ints(&[0]), w.ints(&[lead as i64]));
+            w.node("Slice", &[&shape, &from, &to], &[])
+        });
+        self.shared(format!("shape {dims:?} {tail:?}"), |w| {
+            let tail = w.ints(tail);
+            w.node("Concat", &[&leading, &tail], &[("axis", Attr::Int(0))])
+        })
+    }
+
+    /// The sinks of attention as a column for its scores: `[B, groups…, S, 1]` of `sinks[product of groups]`.
+    pub(super) fn sink_column(&mut self, sinks: ValueId, positions: ValueId, groups: &[i64]) -> String {
+        let sinks = self.operand(sinks, "sinks");
+        let ones = vec![1; groups.len()];
+        let column = self.reshape(&sinks, &[&[1], groups, &[1, 1]].concat());
+        let shape = self.shared(format!("queries {positions:?} {}", groups.len()), |w| {
+            let positions = w.name(positions);
+            let shape = w.node("Shape", &[&positions], &[]);
+            let (zero, one, two) = (w.ints(&[0]), w.ints(&[1]), w.ints(&[2]));
+            let batch = w.node("Slice", &[&shape, &zero, &one], &[]);
+            let queries = w.node("Slice", &[&shape, &one, &two], &[]);
+            let groups = w.ints(&ones);
+            w.node("Concat", &[&batch, &groups, &queries, &one], &[("axis", Attr::Int(0))])
+        });
+        self.node("Expand", &[&column, &shape], &[])
+    }
+
+    /// The softmax of scores, of which a column of sinks takes its share.
+    pub(super) fn key_weights(&mut self, scores: &str, sinks: Option<&str>) -> String {
+        let softmax = |w: &mut Self, scores: &str| w.node("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
+        let Some(sinks) = sinks else { return softmax(self, scores) };
+        let all = self.node("Concat", &[scores, sinks], &[("axis", Attr::Int(-1))]);
+        let all = softmax(self, &all);
+        let (from, to) = (self.ints(&[0]), self.ints(&[-1]));
+        self.node("Slice", &[&all, &from, &to, &to], &[])
     }
 
     /// Length of the states whose rows run along `axis`, 0-dimensional.
@@ -135,21 +180,44 @@ impl Writer<'_> {
     }
 
     /// `[B, 1, S, L]`, true where a key is hidden from a query; `None` if none is.
-    pub(super) fn hidden_keys(&mut self, axis: &Dim, positions: ValueId, mask: AttentionMask) -> Option<String> {
+    pub(super) fn hidden_keys(
+        &mut self,
+        axis: &Dim,
+        kind: StateKind,
+        positions: ValueId,
+        mask: AttentionMask,
+    ) -> Option<String> {
         let window = match mask {
             AttentionMask::Bidirectional => return None,
             AttentionMask::Causal => None,
             AttentionMask::Sliding(window) => Some(window),
         };
-        let rows = self.state_rows(axis);
-        Some(self.shared(format!("hidden {axis} {positions:?} {mask:?}"), |w| {
-            let keys = w.unsqueeze(&rows, &[0, 1, 2]);
+        let keys = match kind {
+            StateKind::Full => self.state_rows(axis),
+            StateKind::Rolling => self.rolling_keys(axis, positions),
+        };
+        Some(self.shared(format!("hidden {axis} {kind:?} {positions:?} {mask:?}"), |w| {
+            let keys = match kind {
+                StateKind::Full => w.unsqueeze(&keys, &[0, 1, 2]),
+                StateKind::Rolling => w.unsqueeze(&keys, &[1, 2]),
+            };
             let positions = w.name(positions);
             let queries = w.unsqueeze(&positions, &[1, 3]);
             let later = w.node("Greater", &[&keys, &queries], &[]);
-            let Some(window) = window else { return later };
-            let reach = w.int(i64::try_from(window).unwrap_or(i64::MAX) - 1);
-            let oldest = w.node("Sub", &[&queries, &reach], &[]);
+            let oldest = window.map(|window| {
+                let reach = w.int(i64::try_from(window).unwrap_or(i64::MAX) - 1);
+                w.node("Sub", &[&queries, &reach], &[])
+            });
+            let oldest = match (oldest, kind) {
+                (None, StateKind::Full) => return later,
+                (Some(oldest), StateKind::Full) => oldest,
+                // A row that holds nothing has a negative position.
+                (None, StateKind::Rolling) => w.int(0),
+                (Some(oldest), StateKind::Rolling) => {
+                    let zero = w.int(0);
+                    w.node("Max", &[&oldest, &zero], &[])
+                }
+            };
             let earlier = w.node("Less", &[&keys, &oldest], &[]);
             w.node("Or", &[&later, &earlier], &[])
         }))

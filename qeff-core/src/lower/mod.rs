@@ -1,23 +1,32 @@
 //! Lowering: from what a model computes to the nodes a target understands.
 //!
-//! Both targets read the same semantic graph; what differs between them stands in one file each. A lowered program is
+//! Both targets read the same semantic graph; what differs between them stands in one folder each. A lowered program is
 //! nearly an ONNX file, only that initializers are still weight expressions: bytes are the emitter's business.
 //!
-//! | target | states | attention | functions |
-//! |---|---|---|---|
-//! | [`aic`] | `CtxScatter` / `CtxGather` | gathered rows, −∞ mask | custom functions with bodies |
-//! | [`cpu`] | `ScatterND` in place, one slack row | on the state as it lies | none, all inlined |
+//! | target | states | attention | experts | functions |
+//! |---|---|---|---|---|
+//! | [`aic`] | `CtxScatter` / `CtxGather` | gathered rows, −∞ mask | matrices gathered for each token | custom functions with bodies |
+//! | [`cpu`] | `ScatterND` in place, one slack row | on the state as it lies | tokens sorted by expert | none, all inlined |
 //!
-//! Lowering does not choose features (passes do) and does not touch weights' bytes (`weights`).
+//! Lowering does not choose features (passes do) and does not touch weights' bytes (`weights`). Of quantised weights it knows
+//! the form of their blocks: whether a product can keep one is a matter of the target.
 
 pub mod aic;
 mod common;
 pub mod cpu;
+mod experts;
+mod quantised;
+mod rolling;
+mod stored;
 mod writer;
 
 use qeff_plugin_api::graph::{Model, Program};
 use qeff_plugin_api::onnx::{FunctionProto, GraphProto, OperatorSetIdProto};
-use qeff_plugin_api::{DType, TensorIndex, WeightExpr};
+use qeff_plugin_api::{DType, WeightExpr};
+
+pub use quantised::{Quantised, Tensors};
+
+use writer::Writer;
 
 /// What a program is lowered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +47,22 @@ impl Target {
     }
 }
 
+/// As what weights enter a lowered program.
+#[derive(Clone, Copy, Default)]
+pub enum WeightsAs<'a> {
+    /// As its users want them, whatever that takes to make.
+    #[default]
+    Wanted,
+    /// As the checkpoint stores them: another layout or type is made by nodes, whenever all that a weight is made of is
+    /// usable as it lies.
+    Stored {
+        /// Whether a stored tensor, of which elements of a type are wanted, can be referred to and cast by a node.
+        usable: &'a dyn Fn(&str, DType) -> bool,
+        /// Whether a run of a tensor's elements can be referred to as well, not only all of them.
+        runs: bool,
+    },
+}
+
 /// A program for one target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lowered {
@@ -45,6 +70,8 @@ pub struct Lowered {
     pub graph: GraphProto,
     /// Weights, in order of first use.
     pub weights: Vec<Initializer>,
+    /// What became of weights that are stored quantised.
+    pub quantised: Quantised,
     /// Local functions.
     pub functions: Vec<FunctionProto>,
     /// Operator sets.
@@ -78,14 +105,47 @@ pub struct LowerError {
     pub why: String,
 }
 
+/// How a program is lowered.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// What for.
+    pub target: Target,
+    /// In what products with kept weights are computed, on targets that let one choose.
+    pub products: Products,
+    /// As what weights enter the program.
+    pub weights: WeightsAs<'a>,
+}
+
+/// What a product with a quantised weight is computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// The weight's numbers times f32: the result is that of the dense weight, up to rounding.
+    #[default]
+    F32,
+    /// Activations are rounded to eight bits, too, where an engine is faster with that.
+    Int8,
+}
+
+impl From<Target> for Options<'_> {
+    fn from(target: Target) -> Self {
+        Options { target, products: Products::default(), weights: WeightsAs::default() }
+    }
+}
+
 /// Lowers one program. The program must be valid (`validate`).
 ///
 /// # Errors
 /// If the target cannot express an operator or one of its attributes.
-pub fn lower(program: &Program, tensors: &TensorIndex, target: Target) -> Result<Lowered, LowerError> {
-    match target {
-        Target::Aic => aic::lower(program, tensors),
-        Target::Cpu => cpu::lower(program, tensors),
+pub fn lower<'a>(
+    program: &'a Program,
+    tensors: impl Into<Tensors<'a>>,
+    options: impl Into<Options<'a>>,
+) -> Result<Lowered, LowerError> {
+    let options = options.into();
+    let writer = Writer::new(program, tensors.into(), options);
+    match options.target {
+        Target::Aic => aic::lower(writer),
+        Target::Cpu => cpu::lower(writer, options.products),
     }
 }
 

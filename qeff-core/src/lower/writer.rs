@@ -3,18 +3,23 @@
 //! Names follow from places: node `/model/layers.3/self_attn/MatMul_1` is the second MatMul of that scope, so names are
 //! stable under changes elsewhere and mean the same in a diff, in Netron and in a compiler's list. Counters are per scope.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, Type, ValueId};
 use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type, tensor_shape_proto, type_proto,
 };
-use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
 
-use super::{Initializer, LowerError, Lowered, Target};
+use super::quantised::{Quantised, Tensors};
+use super::{Initializer, LowerError, Lowered, Options, Target, WeightsAs};
+
+/// Longest list of integers that is written as a constant.
+const LONGEST_LIST: u64 = 1024;
 
 /// An attribute of a node.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Attr<'a> {
     Int(i64),
     Float(f32),
@@ -24,14 +29,17 @@ pub(super) enum Attr<'a> {
 
 pub(super) struct Writer<'a> {
     pub(super) program: &'a Program,
-    tensors: &'a TensorIndex,
-    target: Target,
+    pub(super) tensors: Tensors<'a>,
+    pub(super) target: Target,
+    weights_as: WeightsAs<'a>,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
-    constant_names: HashMap<String, ()>,
+    constant_names: HashSet<String>,
     weights: Vec<Initializer>,
-    /// Name of the initializer of each expression.
+    /// Where each expression was put: the name of an initializer, or of what nodes make of initializers.
     weight_names: HashMap<String, String>,
+    /// Names that no further weight may have.
+    taken: HashSet<String>,
     counters: HashMap<(String, String), u32>,
     names: HashMap<ValueId, String>,
     /// Names that the file's interface fixes: outputs and retained states.
@@ -45,21 +53,25 @@ pub(super) struct Writer<'a> {
     top: String,
     /// Scope of the node being lowered.
     scope: String,
+    /// What became of quantised weights.
+    pub(super) quantised: Quantised,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(program: &'a Program, tensors: &'a TensorIndex, target: Target) -> Self {
+    pub(super) fn new(program: &'a Program, tensors: Tensors<'a>, options: Options<'a>) -> Self {
         let path = program.nodes().map(|(_, node)| program.scope_path(node.scope)).find(|path| !path.is_empty());
         let top = path.and_then(|path| path.split('.').next()).unwrap_or("").to_owned();
         let mut writer = Writer {
             program,
             tensors,
-            target,
+            target: options.target,
+            weights_as: options.weights,
             nodes: vec![],
             constants: vec![],
-            constant_names: HashMap::new(),
+            constant_names: HashSet::new(),
             weights: vec![],
             weight_names: HashMap::new(),
+            taken: HashSet::new(),
             counters: HashMap::new(),
             names: HashMap::new(),
             ports: HashMap::new(),
@@ -68,6 +80,7 @@ impl<'a> Writer<'a> {
             sharing: false,
             top,
             scope: String::new(),
+            quantised: Quantised::default(),
         };
         for input in &program.inputs {
             writer.names.insert(input.value, input.name.clone());
@@ -86,6 +99,7 @@ impl<'a> Writer<'a> {
             // A value that is put out twice is named by its first output; `finish` copies it for the others.
             writer.ports.entry(output.value).or_insert_with(|| output.name.clone());
         }
+        writer.taken.extend(writer.names.values().chain(writer.ports.values()).cloned());
         writer
     }
 
@@ -106,6 +120,7 @@ impl<'a> Writer<'a> {
         match self.program.weight(value) {
             Some(expr) => {
                 let elem = self.program.ty(value).elem;
+                self.note_plain_use(expr);
                 self.weight(expr.clone(), elem, operand)
             }
             None => self.name(value),
@@ -127,28 +142,57 @@ impl<'a> Writer<'a> {
         self.ports.contains_key(&value) || self.program.nodes().any(|(_, node)| node.operands.contains(&Some(value)))
     }
 
-    /// The initializer of an expression, called `{scope}.{operand}` if it is new.
+    /// The value of an expression in the type that `elem` is here. A number without axes and a short list of equal integers
+    /// are constants.
     pub(super) fn weight(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> String {
-        let expr = expr.simplified(self.tensors);
-        if let WeightExpr::Fill { value, shape } = &expr
-            && shape.is_empty()
-        {
-            return self.scalar(*value);
+        let expr = expr.simplified(self.tensors.index);
+        if let WeightExpr::Fill { value, shape } = &expr {
+            match shape[..] {
+                [] => return self.scalar(*value),
+                [count] if elem == Elem::I64 && count <= LONGEST_LIST => {
+                    return self.ints(&vec![*value as i64; count as usize]);
+                }
+                _ => {}
+            }
         }
-        let dtype = elem.resolve(self.program.act);
+        self.tensor(expr, elem.resolve(self.program.act), operand)
+    }
+
+    /// The value of an expression in a stored type. If it is new, it is an initializer called `{scope}.{operand}`, or nodes
+    /// over initializers.
+    pub(super) fn tensor(&mut self, expr: WeightExpr, dtype: DType, operand: &str) -> String {
+        let expr = expr.simplified(self.tensors.index);
         let key = format!("{dtype}:{expr}");
         if let Some(name) = self.weight_names.get(&key) {
             return name.clone();
         }
-        let shape = expr.shape(self.tensors).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
-        let base = if self.scope.is_empty() { operand.to_owned() } else { format!("{}.{operand}", self.scope) };
+        let name = match self.weights_as {
+            WeightsAs::Stored { usable, runs } if self.is_made_by_nodes(&expr, dtype, usable, runs) => {
+                self.from_stored(&expr, dtype, operand)
+            }
+            _ => {
+                let name = self.scoped(operand);
+                self.initializer(expr, dtype, name)
+            }
+        };
+        self.weight_names.insert(key, name.clone());
+        name
+    }
+
+    /// `{scope}.{operand}`.
+    pub(super) fn scoped(&self, operand: &str) -> String {
+        if self.scope.is_empty() { operand.to_owned() } else { format!("{}.{operand}", self.scope) }
+    }
+
+    /// A new initializer, called `base` if that is free.
+    pub(super) fn initializer(&mut self, expr: WeightExpr, dtype: DType, base: String) -> String {
+        let shape = expr.shape(self.tensors.index).unwrap_or_else(|error| unreachable!("a valid program: {error}"));
         let mut name = base.clone();
         let mut k = 0;
-        while self.weights.iter().any(|other| other.name == name) {
+        while !self.taken.insert(name.clone()) {
             k += 1;
             name = format!("{base}_{k}");
         }
-        self.weight_names.insert(key, name.clone());
         self.weights.push(Initializer { name: name.clone(), expr, dtype, shape });
         name
     }
@@ -174,7 +218,7 @@ impl<'a> Writer<'a> {
     }
 
     fn constant(&mut self, name: String, data_type: i32, dims: Vec<i64>, bytes: Vec<u8>) -> String {
-        if self.constant_names.insert(name.clone(), ()).is_none() {
+        if self.constant_names.insert(name.clone()) {
             let tensor =
                 TensorProto { dims, data_type, name: name.clone(), raw_data: Some(bytes), ..TensorProto::default() };
             self.constants.push(tensor);
@@ -229,6 +273,27 @@ impl<'a> Writer<'a> {
         if let Some(key) = computes {
             self.shared_nodes.insert(key, output.clone());
         }
+        output
+    }
+
+    /// A standard node with `count` results in the current scope.
+    pub(super) fn node_with(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attrs: &[(&str, Attr<'_>)],
+        count: usize,
+    ) -> Vec<String> {
+        let name = self.node_name(op);
+        let output: Vec<_> = (0..count).map(|i| format!("{name}_output_{i}")).collect();
+        self.nodes.push(NodeProto {
+            name,
+            op_type: op.to_owned(),
+            domain: String::new(),
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: output.clone(),
+            attribute: attrs.iter().map(|(key, attr)| attribute(key, attr)).collect(),
+        });
         output
     }
 
@@ -301,6 +366,24 @@ impl<'a> Writer<'a> {
         self.node("Gather", &[&shape, &axis], &[])
     }
 
+    /// The largest number of each row of `x[B, n]`: `[B, 1]`.
+    pub(super) fn largest(&mut self, x: &str) -> String {
+        match self.target {
+            // Axes became an operand between the two operator sets.
+            Target::Aic => self.node("ReduceMax", &[x], &[("axes", Attr::Ints(&[1])), ("keepdims", Attr::Int(1))]),
+            Target::Cpu => {
+                let axes = self.ints(&[1]);
+                self.node("ReduceMax", &[x, &axes], &[("keepdims", Attr::Int(1))])
+            }
+        }
+    }
+
+    /// Sums along one axis, which goes.
+    pub(super) fn sum(&mut self, x: &str, axis: i64) -> String {
+        let axes = self.ints(&[axis]);
+        self.node("ReduceSum", &[x, &axes], &[("keepdims", Attr::Int(0))])
+    }
+
     /// Each head of `x[B, heads, L, width]` written `times` times in a row: `[B, heads · times, L, width]`.
     pub(super) fn repeat_heads(&mut self, x: &str, heads: u64, times: u64, width: u64) -> String {
         if times == 1 {
@@ -370,6 +453,7 @@ impl<'a> Writer<'a> {
                 ..GraphProto::default()
             },
             weights: self.weights,
+            quantised: self.quantised,
             functions: vec![],
             opset_import: opsets.iter().map(opset).collect(),
             ir_version,

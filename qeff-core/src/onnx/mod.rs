@@ -2,7 +2,10 @@
 
 mod emit;
 mod export;
+mod link;
+mod staging;
 pub mod text;
 
-pub use emit::model;
-pub use export::{Export, ExportError, Exported, export};
+pub use emit::{Place, model};
+pub use export::{Export, ExportError, Exported, Storage, Tally, export};
+pub use link::{Link, LinkKind, WEIGHT_SPEC_FILE, WEIGHT_SPEC_KEY};

@@ -6,11 +6,14 @@
 
 mod batching;
 mod last_k;
+mod quantise;
 mod reach;
 
 use std::fmt;
 
 use qeff_plugin_api::graph::Model;
+
+pub use quantise::quantise;
 
 /// Which features a model gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

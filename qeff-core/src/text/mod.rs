@@ -44,12 +44,13 @@ pub use print::print;
 
 use qeff_plugin_api::graph::{Attention, Select};
 
-/// Version of the operator domain that this text form spells.
-const VERSION: u64 = 1;
-
 /// Labels of the optional operands of `Attention`, in the order in which they are written.
-const ATTENTION_OPTIONAL: &[(&str, usize)] =
-    &[("at", Attention::POSITIONS), ("mask", Attention::KEY_MASK), ("batch", Attention::BATCH_INDEX)];
+const ATTENTION_OPTIONAL: &[(&str, usize)] = &[
+    ("at", Attention::POSITIONS),
+    ("mask", Attention::KEY_MASK),
+    ("batch", Attention::BATCH_INDEX),
+    ("sinks", Attention::SINKS),
+];
 
 /// Labels of the optional operands of `Select`.
 const SELECT_OPTIONAL: &[(&str, usize)] = &[("keep", Select::KEEP)];

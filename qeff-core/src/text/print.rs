@@ -10,8 +10,8 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use qeff_plugin_api::graph::{
-    AttentionMask, AttrValue, Declaration, Model, NegativeIds, Node, NormProduct, OnnxOp, Op, Program, Role,
-    RotaryLayout, SelectMode, StateKind, StateWrite, ValueId,
+    AttentionMask, AttrValue, Declaration, ExpertActivation, Model, NegativeIds, Node, NormProduct, OnnxOp, Op,
+    Program, Role, RotaryLayout, SelectMode, StateKind, StateWrite, ValueId, Weigh,
 };
 use qeff_plugin_api::weight::{RopePart, WeightExpr};
 use qeff_plugin_api::{DType, Elem};
@@ -20,7 +20,7 @@ use super::spell;
 
 /// The text of a model; [`super::parse()`] reads it back.
 pub fn print(model: &Model) -> String {
-    let mut out = format!("model {:?} qeff {} task {}", model.architecture, super::VERSION, model.task.name());
+    let mut out = format!("model {:?} qeff {} task {}", model.architecture, model.since(), model.task.name());
     if let Some(limit) = model.positions {
         let hard = if limit.hard { " hard" } else { "" };
         let _ = write!(out, " positions {}{hard}", limit.trained);
@@ -351,6 +351,21 @@ fn attributes(op: &Op) -> String {
             );
             put(true, format!("scale {:?}", attention.scale));
             put(attention.softcap != 0.0, format!("softcap {:?}", attention.softcap));
+        }
+        Op::Experts(experts) => {
+            put(
+                true,
+                match experts.activation {
+                    ExpertActivation::Silu => "silu".into(),
+                    ExpertActivation::Gelu => "gelu".into(),
+                    ExpertActivation::GeluTanh => "gelu_tanh".into(),
+                    ExpertActivation::Relu => "relu".into(),
+                    ExpertActivation::ClampedSwiglu { limit, alpha } => {
+                        format!("clamped_swiglu limit {limit:?} alpha {alpha:?}")
+                    }
+                },
+            );
+            put(experts.weigh == Weigh::Input, "weigh input".into());
         }
         Op::Select(select) => put(
             true,

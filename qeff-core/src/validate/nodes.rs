@@ -4,7 +4,9 @@
 //! nothing may read a version after it was replaced. Only writes and attention know what a version is; any other
 //! operator would see the buffer at a moment that nobody promised.
 
-use qeff_plugin_api::graph::{Attention, Def, Node, NodeId, Op, Role, Select, SlotId, StateWrite, Type, ValueId};
+use qeff_plugin_api::graph::{
+    Attention, Def, ExpertActivation, Experts, Node, NodeId, Op, Role, Select, SlotId, StateWrite, Type, ValueId,
+};
 use qeff_plugin_api::infer::{Mismatch, infer};
 
 use super::{Problem, Report};
@@ -66,7 +68,8 @@ fn types(report: &Report<'_, '_>, node: &Node) -> Vec<Problem> {
         Op::Embedding(_) | Op::RmsNorm(_) => 2,
         Op::Linear(_) => 3,
         Op::Rotary(_) => 4,
-        Op::Attention(_) => Attention::BATCH_INDEX + 1,
+        Op::Attention(_) => Attention::SINKS + 1,
+        Op::Experts(_) => Experts::DOWN_BIAS + 1,
         Op::Select(_) => Select::KEEP + 1,
     };
     if node.operands.len() > most {
@@ -76,6 +79,9 @@ fn types(report: &Report<'_, '_>, node: &Node) -> Vec<Problem> {
         Op::Embedding(embedding) => vec![("scale", embedding.scale)],
         Op::RmsNorm(norm) => vec![("eps", norm.eps)],
         Op::Attention(attention) => vec![("scale", attention.scale), ("softcap", attention.softcap)],
+        Op::Experts(Experts { activation: ExpertActivation::ClampedSwiglu { limit, alpha }, .. }) => {
+            vec![("limit", *limit), ("alpha", *alpha)]
+        }
         _ => vec![],
     };
     for (attribute, number) in numbers.into_iter().filter(|(_, number)| !number.is_finite()) {

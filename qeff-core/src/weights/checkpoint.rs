@@ -1,11 +1,11 @@
 //! A checkpoint: one safetensors file, shards with an index beside them, or one GGUF file.
 //!
 //! Opening reads headers only, so a checkpoint of any size opens in milliseconds; every statement a file makes about
-//! itself is checked here, once, so that reading later is arithmetic. A tensor of a type we cannot compute with (fp8,
-//! say) is refused when somebody uses it: a checkpoint may carry tensors that no description asks for.
+//! itself is checked here, once, so that reading later is arithmetic. A tensor of a type we cannot compute with (F4, say)
+//! is refused when somebody uses it: a checkpoint may carry tensors that no description asks for.
 //!
-//! Quantised blocks are decoded when they are lent: to whoever reads, such a tensor is one of f32 that does not lie
-//! anywhere.
+//! Quantised blocks, and floats of one byte, are decoded when they are lent: to whoever reads, such a tensor is one of f32
+//! that does not lie anywhere.
 //!
 //! This module does not know what tensors are for.
 
@@ -17,9 +17,11 @@ use std::sync::Arc;
 
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
+use super::blocks::{BlockPart, Encoding};
 use super::gguf::{self, BlockType, GgufError, Storage};
-use super::safetensors::{HeaderError, read_header};
-use super::source::{SourceError, TensorSource};
+use super::quantized::{Coded, Part, QuantizedError, Stored};
+use super::safetensors::{Entry, HeaderError, read_header};
+use super::source::{SourceError, TensorSource, TensorView, copy_lent};
 use crate::mapping::{Mapping, MappingError};
 
 const SINGLE: &str = "model.safetensors";
@@ -86,6 +88,22 @@ pub enum CheckpointError {
         /// What is wrong with it.
         #[source]
         error: GgufError,
+    },
+    /// Parts of a quantised weight that do not fit together.
+    #[error(transparent)]
+    Quantized(#[from] QuantizedError),
+    /// A config that says the weights are quantised, and weights of which none is.
+    #[error(
+        "{}: expected quantised weights ({scheme}), whose parts end in {parts}; found none: take the field out of \
+         config.json if the weights are what they seem", path.display()
+    )]
+    NotQuantized {
+        /// One of the weight files.
+        path: PathBuf,
+        /// What the config says.
+        scheme: String,
+        /// Endings of names.
+        parts: String,
     },
     /// The index is not what an index is.
     #[error("{}: {why}", path.display())]
@@ -155,28 +173,6 @@ impl CheckpointFile {
     }
 }
 
-/// Where a stored tensor lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorView<'a> {
-    /// Element type as stored.
-    pub dtype: DType,
-    /// Dimensions as stored, slowest first.
-    pub shape: &'a [u64],
-    /// Position in [`Checkpoint::files`].
-    pub file: usize,
-    /// First byte, counted from the beginning of the file.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: u64,
-}
-
-impl TensorView<'_> {
-    /// The bytes of the tensor, counted from the beginning of the file.
-    pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.length
-    }
-}
-
 #[derive(Debug)]
 struct Place {
     file: usize,
@@ -197,6 +193,8 @@ pub struct Checkpoint {
     files: Vec<CheckpointFile>,
     index: TensorIndex,
     places: BTreeMap<String, Place>,
+    /// Tensors that are decoded from one or more stored ones; they have no place.
+    coded: BTreeMap<String, Coded>,
     unsupported: BTreeMap<String, Unsupported>,
 }
 
@@ -290,7 +288,13 @@ impl Checkpoint {
     }
 
     fn empty() -> Self {
-        Self { files: vec![], index: TensorIndex::new(), places: BTreeMap::new(), unsupported: BTreeMap::new() }
+        Self {
+            files: vec![],
+            index: TensorIndex::new(),
+            places: BTreeMap::new(),
+            coded: BTreeMap::new(),
+            unsupported: BTreeMap::new(),
+        }
     }
 
     fn load(paths: &[PathBuf]) -> Result<Self, CheckpointError> {
@@ -300,29 +304,72 @@ impl Checkpoint {
             let entries =
                 read_header(mapping.all()).map_err(|error| CheckpointError::Header { path: path.clone(), error })?;
             mapping.release(0..mapping.len());
+            checkpoint.files.push(CheckpointFile { mapping: Arc::clone(&mapping) });
             for entry in entries {
                 if let Some(first) = checkpoint.file_of(&entry.name) {
                     let (tensor, first) = (entry.name, paths[first].clone());
                     return Err(CheckpointError::Duplicate { tensor, first, second: path.clone() });
                 }
                 match entry.dtype {
-                    Ok(dtype) => {
+                    Ok(Stored::Plain(dtype)) => {
                         checkpoint.index.insert(entry.name.clone(), TensorInfo { dtype, shape: entry.shape });
                         checkpoint.places.insert(entry.name, Place { file, range: entry.range, blocks: None });
+                    }
+                    Ok(stored @ Stored::Float8(float)) => {
+                        let info = TensorInfo { dtype: DType::F32, shape: entry.shape.clone() };
+                        let Entry { name, shape, range, .. } = entry;
+                        let part = Part { name: name.clone(), stored, shape, mapping: Arc::clone(&mapping), range };
+                        checkpoint.insert_coded(name, info, Coded::plain(part, float));
                     }
                     Err(dtype) => {
                         checkpoint.unsupported.insert(entry.name, Unsupported { file, dtype });
                     }
                 }
             }
-            checkpoint.files.push(CheckpointFile { mapping });
         }
         Ok(checkpoint)
     }
 
     fn file_of(&self, tensor: &str) -> Option<usize> {
         let place = self.places.get(tensor).map(|place| place.file);
-        place.or_else(|| self.unsupported.get(tensor).map(|tensor| tensor.file))
+        let coded = || {
+            let mapping = &self.coded.get(tensor)?.part().mapping;
+            self.files.iter().position(|file| Arc::ptr_eq(&file.mapping, mapping))
+        };
+        place.or_else(coded).or_else(|| self.unsupported.get(tensor).map(|tensor| tensor.file))
+    }
+
+    /// Names of the tensors that can be read, as long as nothing was put together of them.
+    pub(super) fn stored_names(&self) -> impl Iterator<Item = &str> {
+        self.index.iter().map(|(name, _)| name)
+    }
+
+    /// The stored tensor `name`, if it can be read.
+    pub(super) fn part(&self, name: &str) -> Option<Part> {
+        if let Some(coded) = self.coded.get(name) {
+            return Some(coded.part().clone());
+        }
+        let (info, place) = (self.index.get(name)?, self.places.get(name)?);
+        Some(Part {
+            name: name.to_owned(),
+            stored: Stored::Plain(info.dtype),
+            shape: info.shape.clone(),
+            mapping: Arc::clone(&self.files[place.file].mapping),
+            range: place.range.clone(),
+        })
+    }
+
+    /// Takes a tensor out of what can be read.
+    pub(super) fn hide(&mut self, name: &str) {
+        self.index.remove(name);
+        self.places.remove(name);
+        self.coded.remove(name);
+    }
+
+    /// Adds a tensor that is decoded.
+    pub(super) fn insert_coded(&mut self, name: String, info: TensorInfo, coded: Coded) {
+        self.index.insert(name.clone(), info);
+        self.coded.insert(name, coded);
     }
 
     /// Every tensor that can be read, by name.
@@ -341,6 +388,7 @@ impl Checkpoint {
             dtype: info.dtype,
             shape: &info.shape,
             file: place.file,
+            path: self.files[place.file].path(),
             offset: place.range.start,
             length: place.range.end - place.range.start,
         })
@@ -402,8 +450,15 @@ impl TensorSource for Checkpoint {
         self.index.get(name).ok_or_else(|| SourceError::Missing(name.to_owned()))
     }
 
+    fn stored(&self, name: &str) -> Option<TensorView<'_>> {
+        self.tensor(name)
+    }
+
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
         let info = self.info(name)?;
+        if let Some(coded) = self.coded.get(name) {
+            return coded.lend(name, elements).map(Cow::Owned);
+        }
         let Some(Located { mapping, bytes, blocks, before }) = self.locate(name, &elements) else {
             let count = info.shape.iter().product();
             return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
@@ -418,7 +473,48 @@ impl TensorSource for Checkpoint {
         })
     }
 
+    fn read(&self, name: &str, elements: Range<u64>, to: &mut [u8]) -> Result<(), SourceError> {
+        match self.locate(name, &elements) {
+            Some(Located { mapping, bytes, blocks: None, .. }) => mapping
+                .read(bytes.start, to)
+                .map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() }),
+            _ => copy_lent(self, name, elements, to),
+        }
+    }
+
+    fn encoding(&self, name: &str) -> Option<Encoding<'_>> {
+        if let Some(coded) = self.coded.get(name) {
+            return Some(coded.encoding());
+        }
+        let blocks = self.places.get(name)?.blocks?;
+        Some(Encoding { name: Storage::Blocks(blocks).name().into(), blocks: Some(blocks.layout()) })
+    }
+
+    fn read_blocks(&self, name: &str, blocks: Range<u64>, part: BlockPart<'_>) -> Result<(), SourceError> {
+        let info = self.info(name)?;
+        if let Some(coded) = self.coded.get(name) {
+            return coded.read_blocks(name, blocks, part);
+        }
+        let what = part.name();
+        let missing = || SourceError::NoSuchPart { tensor: name.to_owned(), part: what };
+        let stored = self.places.get(name).and_then(|place| place.blocks).ok_or_else(missing)?;
+        let length = stored.layout().length;
+        let elements = blocks.start.saturating_mul(length)..blocks.end.saturating_mul(length);
+        let Some(Located { mapping, bytes, before, .. }) = self.locate(name, &elements) else {
+            let count = info.shape.iter().product();
+            return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
+        };
+        let bytes =
+            mapping.bytes(bytes).map_err(|error| SourceError::Read { tensor: name.to_owned(), error: error.into() })?;
+        let first = (before / length) as usize;
+        let wanted = first..first + (blocks.end - blocks.start) as usize;
+        if stored.read_part(bytes, wanted, part) { Ok(()) } else { Err(missing()) }
+    }
+
     fn release(&self, name: &str, elements: Range<u64>) {
+        if let Some(coded) = self.coded.get(name) {
+            return coded.release(elements);
+        }
         if let Some(Located { mapping, bytes, .. }) = self.locate(name, &elements) {
             mapping.release(bytes);
         }

@@ -115,14 +115,30 @@ fn a_truncated_file_is_named_with_sizes() {
 
 #[test]
 fn an_unsupported_type_hurts_only_who_uses_it() {
-    let header = r#"{"q":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]},
-                     "a":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}}"#;
-    let checkpoint = Checkpoint::open(dir(&[("model.safetensors", &file(header, &[0; 5]))])).unwrap();
+    let header = r#"{"q":{"dtype":"F4","shape":[4],"data_offsets":[0,2]},
+                     "a":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}"#;
+    let checkpoint = Checkpoint::open(dir(&[("model.safetensors", &file(header, &[0; 3]))])).unwrap();
     assert!(checkpoint.info("a").is_ok() && checkpoint.tensor("q").is_none());
-    assert_eq!(checkpoint.unsupported().collect::<Vec<_>>(), [("q", "F8_E4M3")]);
+    assert_eq!(checkpoint.unsupported().collect::<Vec<_>>(), [("q", "F4")]);
     let message = checkpoint.lend("q", 0..4).unwrap_err().to_string();
-    assert!(
-        message.contains("`q`") && message.contains("F8_E4M3") && message.contains("model.safetensors"),
-        "{message}"
-    );
+    assert!(message.contains("`q`") && message.contains("F4") && message.contains("model.safetensors"), "{message}");
+}
+
+#[test]
+fn floats_of_one_byte_are_numbers() {
+    let header = r#"{"a":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[0,4]},
+                     "b":{"dtype":"F8_E5M2","shape":[],"data_offsets":[4,5]},
+                     "c":{"dtype":"F8_E8M0","shape":[0,3],"data_offsets":[5,5]}}"#;
+    let checkpoint =
+        Checkpoint::open(dir(&[("model.safetensors", &file(header, &[0x38, 0xb8, 0x40, 0, 0x3d]))])).unwrap();
+    let numbers = |name, range| -> Vec<f32> {
+        let bytes = checkpoint.lend(name, range).unwrap();
+        bytes.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect()
+    };
+    assert_eq!(checkpoint.info("a").unwrap().dtype, DType::F32);
+    assert_eq!(numbers("a", 0..4), [1.0, -1.0, 2.0, 0.0]);
+    assert_eq!(numbers("a", 1..3), [-1.0, 2.0]);
+    assert_eq!(numbers("b", 0..1), [1.25]);
+    assert!(numbers("c", 0..0).is_empty() && checkpoint.lend("c", 0..1).is_err());
+    assert!(checkpoint.tensor("a").is_none(), "it does not lie as f32 anywhere");
 }

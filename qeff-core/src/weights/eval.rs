@@ -2,7 +2,7 @@
 //!
 //! The largest weights are gigabytes and a laptop exports them too, so nothing here is as large as a tensor: a tile of the
 //! result is computed straight from the stored bytes (there are no intermediate tensors) and handed to a [`TileSink`] as
-//! runs with their positions. Stored bytes are given back to the source as soon as a tile is done with them.
+//! runs with their positions. Stored bytes are read in pieces that stay in a core's cache until they are used.
 //!
 //! This module does not know where tensors come from ([`TensorSource`]) or go to ([`TileSink`]), nor who runs tiles in
 //! parallel ([`super::writer`]).
@@ -20,8 +20,14 @@ use super::region::{Form, Region};
 use super::source::TensorSource;
 use super::tile::{Tiling, pace};
 
+/// Stored bytes that are read at a time where a tile is made of crumbs.
+const SHORTEST_READ: u64 = 64 << 10;
+
 /// Nests looked at when tiles are chosen: enough to see how a result reads its sources.
 const PROBE: usize = 64;
+
+/// Stored bytes that a read without a tiling is lent at once.
+const READ_AT_ONCE: u64 = 4 << 20;
 
 /// Where tiles go.
 pub trait TileSink: Sync {
@@ -108,7 +114,20 @@ impl<'s> Evaluation<'s> {
         Tiling::new(self.shape(), size, &pace(&nests, &strides), budget as u64)
     }
 
-    /// Evaluates tile `number` of `tiling` into `sink`. `buffer` is scratch memory, to be kept from tile to tile.
+    /// Evaluates the elements `elements` of the result, counted in row-major order, into `out`, which is as long as they
+    /// are.
+    ///
+    /// # Errors
+    /// [`EvalError::Source`].
+    pub(super) fn read(&self, elements: Range<u64>, out: &mut [u8]) -> Result<(), EvalError> {
+        debug_assert!(elements.start < elements.end && elements.end <= self.elements);
+        let mut window = Window::default();
+        let mut reader = Reader { source: self.source, window: &mut window, limit: READ_AT_ONCE, read: 0 };
+        let region = Region::of_box(&[elements]);
+        self.root.descend_flat(region, &mut |leaf| reader.compute(leaf, self.target, out))
+    }
+
+    /// Evaluates tile `number` of `tiling` into `sink`. `scratch` is memory to be kept from tile to tile.
     ///
     /// # Errors
     /// [`EvalError::Source`] and [`EvalError::Sink`].
@@ -119,14 +138,16 @@ impl<'s> Evaluation<'s> {
         &self,
         tiling: &Tiling,
         number: u64,
-        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
         sink: &dyn TileSink,
     ) -> Result<Traffic, EvalError> {
         assert!(number < tiling.len(), "tile {number} of {}", tiling.len());
         let size = self.target.size() as u64;
         let ranges = tiling.ranges(number);
         let elements: u64 = ranges.iter().map(|range| range.end - range.start).product();
-        let mut reader = Reader { source: self.source, held: Vec::new(), limit: tiling.lent, read: 0 };
+        let Scratch { tile: buffer, window } = scratch;
+        window.elements = 0..0;
+        let mut reader = Reader { source: self.source, window, limit: tiling.piece, read: 0 };
         let region = Region::of_box(&ranges);
         if tiling.direct {
             let first = ranges[0].start;
@@ -138,15 +159,20 @@ impl<'s> Evaluation<'s> {
             }
             let out = &mut buffer[..bytes];
             self.root.descend(region, &[], &mut |leaf| reader.compute(leaf, self.target, out))?;
-            reader.give_back();
             tiling.runs(&ranges, &mut |at, within, length| {
                 let run = &out[(within * size) as usize..((within + length) * size) as usize];
                 sink.write(at * size, run).map_err(EvalError::Sink)
             })?;
         }
-        reader.give_back();
         Ok(Traffic { read: reader.read, written: elements * size })
     }
+}
+
+/// Memory of one worker: the tile that it computes, and the stored bytes it is made of.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    tile: Vec<u8>,
+    window: Window,
 }
 
 /// Evaluates `expr` into `sink`, tile after tile in this thread, within `budget` bytes of memory; see
@@ -163,10 +189,10 @@ pub fn write(
 ) -> Result<Traffic, EvalError> {
     let evaluation = Evaluation::new(expr, target, source)?;
     let tiling = evaluation.tiles(budget);
-    let mut buffer = Vec::new();
+    let mut scratch = Scratch::default();
     let mut traffic = Traffic::default();
     for number in 0..tiling.len() {
-        let tile = evaluation.write_tile(&tiling, number, &mut buffer, sink)?;
+        let tile = evaluation.write_tile(&tiling, number, &mut scratch, sink)?;
         traffic.read += tile.read;
         traffic.written += tile.written;
     }
@@ -199,12 +225,19 @@ pub fn evaluate_to_vec(expr: &WeightExpr, target: DType, source: &dyn TensorSour
     Ok(memory.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-/// Reads for one tile and remembers what to give back.
+/// Stored bytes at hand.
+#[derive(Debug, Default)]
+struct Window {
+    tensor: String,
+    elements: Range<u64>,
+    bytes: Vec<u8>,
+}
+
+/// Reads for one tile.
 struct Reader<'s> {
     source: &'s dyn TensorSource,
-    /// Elements lent and not given back, with their bytes.
-    held: Vec<(String, Range<u64>, u64)>,
-    /// Bytes that may be lent at once, and that may be held.
+    window: &'s mut Window,
+    /// Bytes that a piece may have.
     limit: u64,
     read: u64,
 }
@@ -220,10 +253,8 @@ impl Reader<'_> {
                 let nest = Nest::new(&leaf.flat());
                 let size = dtype.size() as u64;
                 nest.cut(self.limit / size, &mut |piece| {
-                    let elements = piece.src..piece.src + piece.span();
-                    piece.run(&self.source.lend(name, elements.clone())?, out, &converter);
-                    self.hold(name, elements, size);
                     self.read += piece.reads() * size;
+                    piece.run(self.stored(name, piece.src..piece.src + piece.span(), size)?, out, &converter);
                     Ok(())
                 })
             }
@@ -250,39 +281,33 @@ impl Reader<'_> {
         };
         let size = dtype.size() as u64;
         Nest::new(&leaf.flat()).cut(self.limit / size, &mut |piece| {
-            let elements = piece.src..piece.src + piece.span();
-            let bytes = self.source.lend(name, elements.clone())?;
-            sink.write((first + piece.out) * size, &bytes).map_err(EvalError::Sink)?;
-            self.hold(name, elements, size);
             self.read += piece.reads() * size;
-            Ok(())
+            let bytes = self.stored(name, piece.src..piece.src + piece.span(), size)?;
+            sink.write((first + piece.out) * size, bytes).map_err(EvalError::Sink)
         })
     }
 
-    /// Notes that `elements` are done with. Giving back is a system call, so neighbours are collected first.
-    fn hold(&mut self, name: &str, elements: Range<u64>, size: u64) {
-        let bytes = (elements.end - elements.start) * size;
-        match self.held.iter_mut().find(|(held, range, _)| held == name && touch(range, &elements)) {
-            Some((_, range, held)) => {
-                *range = range.start.min(elements.start)..range.end.max(elements.end);
-                *held = (range.end - range.start) * size;
+    /// Stored elements of `name`, which are `size` bytes each.
+    fn stored(&mut self, name: &str, elements: Range<u64>, size: u64) -> Result<&[u8], EvalError> {
+        let held = &self.window.elements;
+        if self.window.tensor != name || elements.start < held.start || held.end < elements.end {
+            // Crumbs are mostly neighbours, and each read is a system call.
+            let count: u64 = self.source.info(name)?.shape.iter().product();
+            let ahead = elements.start.saturating_add(SHORTEST_READ.min(self.limit) / size).min(count);
+            let wanted = elements.start..elements.end.max(ahead);
+            let length = ((wanted.end - wanted.start) * size) as usize;
+            if self.window.bytes.len() < length {
+                self.window.bytes.resize(length, 0);
             }
-            None => self.held.push((name.to_owned(), elements, bytes)),
+            // What was there is lost even if reading fails.
+            self.window.elements = 0..0;
+            self.source.read(name, wanted.clone(), &mut self.window.bytes[..length])?;
+            name.clone_into(&mut self.window.tensor);
+            self.window.elements = wanted;
         }
-        if self.held.len() > PROBE || self.held.iter().map(|(_, _, bytes)| bytes).sum::<u64>() > self.limit {
-            self.give_back();
-        }
+        let from = ((elements.start - self.window.elements.start) * size) as usize;
+        Ok(&self.window.bytes[from..from + ((elements.end - elements.start) * size) as usize])
     }
-
-    fn give_back(&mut self) {
-        for (name, range, _) in self.held.drain(..) {
-            self.source.release(&name, range);
-        }
-    }
-}
-
-fn touch(a: &Range<u64>, b: &Range<u64>) -> bool {
-    a.start <= b.end && b.start <= a.end
 }
 
 /// Computes the rows of a rotary table that `region` asks for; its axes are position and frequency.

@@ -7,23 +7,34 @@
 //! This room knows nothing of graphs, ONNX or targets. [`pack`] writes an external-data file because every target wants
 //! one, and hands back where each tensor landed; who refers to it is the emitter's business.
 
+pub mod blocks;
 mod checkpoint;
 mod convert;
 mod error;
 mod eval;
+mod facets;
 pub mod gguf;
+mod keep;
 mod kernel;
+mod located;
 mod plan;
+mod quantise;
+pub mod quantized;
 mod region;
 mod safetensors;
 mod source;
 mod tile;
 mod writer;
 
-pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile, TensorView};
+pub use blocks::{BlockLayout, BlockPart, CodeBits, Encoding, ZeroPoint};
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile};
 pub use error::EvalError;
-pub use eval::{Evaluation, TileSink, Traffic, evaluate_to_vec, write};
+pub use eval::{Evaluation, Scratch, TileSink, Traffic, evaluate_to_vec, write};
+pub use facets::{Facet, Facets};
+pub use keep::{BlockIndex, Dense, Kept};
+pub use located::{NotStored, StoredRun, find, locate};
+pub use quantise::{Quantised, QuantisedTensor, Scheme};
 pub use safetensors::HeaderError;
-pub use source::{SourceError, TensorSource};
+pub use source::{SourceError, TensorSource, TensorView};
 pub use tile::Tiling;
 pub use writer::{PackError, PackOptions, PackRequest, Packed, Placement, Progress, pack};

@@ -10,6 +10,8 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensorError};
 
 use qeff_plugin_api::DType;
 
+use super::quantized::{Float8, Stored};
+
 /// Longest header that is read. The format's own reader has this limit; the largest real ones are a few megabytes.
 const MAX_HEADER: u64 = 100_000_000;
 
@@ -57,7 +59,7 @@ pub enum HeaderError {
 pub(super) struct Entry {
     pub(super) name: String,
     /// The type, or its name in the file if this crate has none for it.
-    pub(super) dtype: Result<DType, String>,
+    pub(super) dtype: Result<Stored, String>,
     pub(super) shape: Vec<u64>,
     /// Bytes of the tensor, counted from the beginning of the file.
     pub(super) range: Range<u64>,
@@ -100,8 +102,8 @@ pub(super) fn read_header(bytes: &[u8]) -> Result<Vec<Entry>, HeaderError> {
     Ok(header.offset_keys().into_iter().filter_map(entry).collect())
 }
 
-fn known(dtype: Dtype) -> Option<DType> {
-    Some(match dtype {
+fn known(dtype: Dtype) -> Option<Stored> {
+    let plain = match dtype {
         Dtype::F64 => DType::F64,
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
@@ -112,8 +114,12 @@ fn known(dtype: Dtype) -> Option<DType> {
         Dtype::I8 => DType::I8,
         Dtype::U8 => DType::U8,
         Dtype::BOOL => DType::Bool,
+        Dtype::F8_E4M3 => return Some(Stored::Float8(Float8::E4M3)),
+        Dtype::F8_E5M2 => return Some(Stored::Float8(Float8::E5M2)),
+        Dtype::F8_E8M0 => return Some(Stored::Float8(Float8::E8M0)),
         _ => return None,
-    })
+    };
+    Some(Stored::Plain(plain))
 }
 
 #[cfg(test)]
@@ -135,15 +141,15 @@ pub(super) mod tests {
         let entries = read_header(&file(TWO, &[0; 22])).unwrap();
         let begin = 8 + TWO.len() as u64;
         assert_eq!(entries.len(), 2);
-        assert_eq!((entries[0].name.as_str(), &entries[0].dtype), ("a", &Ok(DType::F32)));
+        assert_eq!((entries[0].name.as_str(), &entries[0].dtype), ("a", &Ok(Stored::Plain(DType::F32))));
         assert_eq!(entries[0].range, begin..begin + 16);
         assert_eq!((entries[1].shape.as_slice(), entries[1].range.clone()), (&[3][..], begin + 16..begin + 22));
     }
 
     #[test]
     fn an_unknown_type_is_kept_by_name() {
-        let bytes = file(r#"{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4]);
-        assert_eq!(read_header(&bytes).unwrap()[0].dtype, Err("F8_E4M3".to_owned()));
+        let bytes = file(r#"{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}"#, &[0; 2]);
+        assert_eq!(read_header(&bytes).unwrap()[0].dtype, Err("F4".to_owned()));
     }
 
     #[test]

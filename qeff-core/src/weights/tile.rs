@@ -11,6 +11,9 @@ use super::kernel::{Move, Nest};
 /// Larger tiles gain no speed, they only cost memory.
 const LARGEST_TILE: u64 = 16 << 20;
 
+/// Stored bytes read at a time: they stay in a core's second-level cache until they are used.
+const LARGEST_PIECE: u64 = 512 << 10;
+
 /// Shortest run of output bytes that is aimed at.
 const SHORTEST_RUN: u64 = 4 << 10;
 
@@ -22,8 +25,8 @@ pub struct Tiling {
     tile: Vec<u64>,
     /// Axes in the order in which tiles follow each other, slowest first.
     order: Vec<usize>,
-    /// Source bytes that may be lent at once.
-    pub(super) lent: u64,
+    /// Source bytes that may be read at once.
+    pub(super) piece: u64,
     /// Whether the result is runs of stored bytes that need no buffer.
     pub(super) direct: bool,
 }
@@ -64,7 +67,7 @@ impl Tiling {
         for axis in 0..tile.len() {
             shrink(&mut tile, axis, room, 1);
         }
-        Self { shape: shape.to_vec(), tile, order, lent: (budget / 4).max(1), direct: false }
+        Self { shape: shape.to_vec(), tile, order, piece: (budget / 4).clamp(1, LARGEST_PIECE), direct: false }
     }
 
     /// For a result that is runs of stored bytes: its elements in order, whatever its shape.

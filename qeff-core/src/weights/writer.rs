@@ -18,7 +18,7 @@ use qeff_plugin_api::{DType, WeightExpr};
 use tempfile::NamedTempFile;
 
 use super::error::EvalError;
-use super::eval::{Evaluation, TileSink, Traffic};
+use super::eval::{Evaluation, Scratch, TileSink, Traffic};
 use super::source::TensorSource;
 use super::tile::Tiling;
 
@@ -68,19 +68,27 @@ pub struct PackOptions<'a> {
     pub budget: usize,
     /// Bytes after which a new file is begun. A tensor is never split, so one that is longer is a file of its own.
     pub file_limit: u64,
-    /// Whether the files are on the disk, not only with the system, when the call returns. Without it a power cut may
-    /// leave a file with its name and not all of its bytes.
+    /// Whether the files are on the disk, not only with the system, when the call returns. Without it a power cut soon
+    /// afterwards may leave a file with its name and not all of its bytes, as it does with `cp`.
     pub sync: bool,
     /// The threads that evaluate; the global pool if there is none.
     pub pool: Option<&'a rayon::ThreadPool>,
+    /// Set by whoever wants writing to end soon, with [`PackError::Interrupted`].
+    pub interrupted: Option<&'a AtomicBool>,
     /// Called after every tile, from the threads that evaluate.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
 
 impl Default for PackOptions<'_> {
-    /// 256 MB of memory, files of 10 GiB, synced, on the global pool.
+    /// 256 MB of memory, files of 10 GiB, not synced, on the global pool.
     fn default() -> Self {
-        Self { budget: 256_000_000, file_limit: 10 << 30, sync: true, pool: None, progress: None }
+        Self { budget: 256_000_000, file_limit: 10 << 30, sync: false, pool: None, interrupted: None, progress: None }
+    }
+}
+
+impl PackOptions<'_> {
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 }
 
@@ -124,6 +132,9 @@ pub enum PackError {
         /// Bytes of all files together.
         needed: u64,
     },
+    /// Somebody asked for it.
+    #[error("interrupted")]
+    Interrupted,
     /// A file cannot be written.
     #[error("cannot write {}: {error}", path.display())]
     Io {
@@ -176,9 +187,14 @@ fn pack_here(
         (at, EvalError::Sink(error)) => failed(&dir.join(name(layout.jobs[at].file)), error),
         (at, error) => layout.jobs[at].failed(error),
     })?;
+    if options.is_interrupted() {
+        return Err(PackError::Interrupted);
+    }
     let mut named = Unless { paths: Vec::new(), kept: false };
     for (number, file) in files.into_iter().enumerate() {
         let path = dir.join(name(number));
+        // A file may end with a tensor of no elements, which nobody writes.
+        file.as_file().set_len(layout.lengths[number]).map_err(|error| failed(&path, error))?;
         if options.sync {
             file.as_file().sync_all().map_err(|error| failed(&path, error))?;
         }
@@ -228,8 +244,25 @@ fn neighbour(dir: &Path, length: u64) -> io::Result<NamedTempFile> {
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     let file = builder.tempfile_in(dir)?;
-    file.as_file().set_len(length)?;
+    reserve(file.as_file(), length)?;
     Ok(file)
+}
+
+/// Has the system set `length` bytes of disk aside: what does not fit is refused before any work is done, and writing
+/// costs less. The file grows as it is written, so one that a power cut leaves is short rather than full of zeroes.
+fn reserve(file: &File, length: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if length > 0 {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+            // Some file systems cannot; there, space runs out when it does.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+            reserved => reserved?,
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, length);
+    Ok(())
 }
 
 /// One tensor to be written.
@@ -335,8 +368,8 @@ impl<'r, 's> Layout<'r, 's> {
         let error = Mutex::new(None);
         // Workers draw tiles in order, so that together they read and write front to back.
         let work = || {
-            let mut buffer = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
+            let mut scratch = Scratch::default();
+            while !stop.load(Ordering::Relaxed) && !options.is_interrupted() {
                 let tile = next.fetch_add(1, Ordering::Relaxed);
                 if tile >= self.tiles {
                     break;
@@ -344,7 +377,7 @@ impl<'r, 's> Layout<'r, 's> {
                 let at = self.jobs.partition_point(|job| job.tiles_before <= tile) - 1;
                 let job = &self.jobs[at];
                 let sink = Positioned { file: files[job.file].as_file(), offset: job.offset };
-                match job.evaluation.write_tile(&job.tiling, tile - job.tiles_before, &mut buffer, &sink) {
+                match job.evaluation.write_tile(&job.tiling, tile - job.tiles_before, &mut scratch, &sink) {
                     Ok(traffic) => {
                         read.fetch_add(traffic.read, Ordering::Relaxed);
                         let done_bytes = written.fetch_add(traffic.written, Ordering::Relaxed) + traffic.written;

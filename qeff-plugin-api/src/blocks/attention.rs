@@ -1,7 +1,7 @@
 //! Attention over a key-value slot.
 
 use crate::build::{Scope, Slot, Value};
-use crate::graph::{Attention, AttentionMask, Op};
+use crate::graph::{Attention, AttentionMask, Dim, Op};
 
 /// What differs between families.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,18 +12,23 @@ pub struct Attn {
     pub mask: AttentionMask,
     /// If not 0, scores become `softcap · tanh(scores / softcap)`.
     pub softcap: f32,
+    /// The tensor of the attention's scope that holds a score for each query head, `[H]`, for keys to compete with
+    /// ([`Attention::SINKS`]); `None` if the family has none.
+    pub sinks: Option<&'static str>,
 }
 
 impl Attn {
     /// Causal attention.
     pub fn causal(scale: f32) -> Self {
-        Attn { scale, mask: AttentionMask::Causal, softcap: 0.0 }
+        Attn { scale, mask: AttentionMask::Causal, softcap: 0.0, sinks: None }
     }
 }
 
 /// Queries `[B, S, H, D]` against what `slot` holds now: `[B, S, H·D]`.
 pub fn attention<'g>(at: Scope<'g>, q: Value<'g>, slot: Slot<'g>, positions: Value<'g>, how: Attn) -> Value<'g> {
     let parts = slot.current();
+    let heads = q.ty().and_then(|ty| ty.dims.get(2).and_then(Dim::fixed)).unwrap_or(0);
+    let sinks = how.sinks.map(|name| at.weight_of_shape(at.tensor(name), &[heads]));
     let op = Op::Attention(Attention { scale: how.scale, mask: how.mask, softcap: how.softcap });
-    at.node(op, &[Some(q), parts.first().copied(), parts.get(1).copied(), Some(positions)])
+    at.node(op, &[Some(q), parts.first().copied(), parts.get(1).copied(), Some(positions), None, None, sinks])
 }

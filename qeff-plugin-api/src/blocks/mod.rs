@@ -11,6 +11,7 @@ pub mod linear;
 pub mod lm;
 pub mod masks;
 pub mod mlp;
+pub mod moe;
 pub mod norm;
 pub mod rope;
 

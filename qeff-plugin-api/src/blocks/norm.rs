@@ -6,10 +6,12 @@ use crate::graph::{Dim, NormProduct, Op, RmsNorm};
 /// A kind of norm with its constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Norm {
-    /// Root mean square, weight multiplied after the cast (Llama).
+    /// Root mean square.
     Rms {
         /// Added to the mean square.
         eps: f32,
+        /// Where the weight is multiplied.
+        product: NormProduct,
     },
     /// Layer norm with weight and bias.
     Layer {
@@ -28,9 +30,7 @@ impl Norm {
         };
         let weight = stored("weight");
         match self {
-            Norm::Rms { eps } => {
-                at.node(Op::RmsNorm(RmsNorm { eps, product: NormProduct::AfterCast }), &[Some(x), Some(weight)])
-            }
+            Norm::Rms { eps, product } => at.node(Op::RmsNorm(RmsNorm { eps, product }), &[Some(x), Some(weight)]),
             Norm::Layer { eps } => at.layer_norm(x, weight, Some(stored("bias")), eps),
         }
     }

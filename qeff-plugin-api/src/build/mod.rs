@@ -17,7 +17,7 @@ pub use slot::{Kv, Slot};
 
 use std::cell::RefCell;
 
-use crate::graph::{AttrValue, Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, Type, ValueId};
+use crate::graph::{AttrValue, Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, StateKind, Type, ValueId};
 use crate::infer::infer;
 use crate::{DType, Elem, TensorIndex, WeightExpr};
 
@@ -177,11 +177,15 @@ impl<'g> GraphBuilder<'g> {
         (0..layers).map(|layer| self.kv(layer, kv)).collect()
     }
 
-    /// Declares the key-value slot of a layer: `past_key.{layer}`, `past_value.{layer}`.
+    /// Declares the key-value slot of a layer: `past_key.{layer}`, `past_value.{layer}`. Rows of a rolling slot run along
+    /// `sliding_window`, those of a full one along `ctx_len`.
     pub fn kv(&'g self, layer: u64, kv: Kv) -> Slot<'g> {
-        let dims = |dim: u64| {
-            Type::new(Elem::Act, ["batch_size".into(), Dim::Fixed(kv.heads), "ctx_len".into(), Dim::Fixed(dim)])
+        let rows = match kv.kind {
+            StateKind::Full => "ctx_len",
+            StateKind::Rolling => "sliding_window",
         };
+        let dims =
+            |dim: u64| Type::new(Elem::Act, ["batch_size".into(), Dim::Fixed(kv.heads), rows.into(), Dim::Fixed(dim)]);
         let parts =
             vec![(format!("past_key.{layer}"), dims(kv.key_dim)), (format!("past_value.{layer}"), dims(kv.value_dim))];
         let mut state = self.state.borrow_mut();
@@ -352,6 +356,31 @@ impl<'g> Scope<'g> {
     /// A number everywhere.
     pub fn scalar(self, value: f32) -> Value<'g> {
         self.weight(WeightExpr::Fill { value, shape: vec![] })
+    }
+
+    /// A whole number as a list of one, which is how operators take sizes; at most 2²⁴.
+    pub fn integer(self, value: u32) -> Value<'g> {
+        let expr = WeightExpr::Fill { value: value as f32, shape: vec![1] };
+        let id = self.builder.state.borrow_mut().program.add_weight(expr, Type::new(Elem::I64, [Dim::Fixed(1)]));
+        Value { builder: self.builder, id: Some(id) }
+    }
+
+    /// The `count` largest numbers along the last axis of `x[…, n]`, largest first, and where they stand: `[…, count]` each.
+    pub fn top(self, x: Value<'g>, count: u32) -> [Value<'g>; 2] {
+        let failed = Value { builder: self.builder, id: None };
+        let Some(mut values) = x.ty().filter(|ty| ty.rank() > 0) else { return [failed; 2] };
+        let last = values.rank() - 1;
+        values.dims[last] = Dim::Fixed(count.into());
+        let places = values.with_elem(Elem::I64);
+        let attrs = [("axis".to_owned(), AttrValue::Int(-1))].into();
+        let op = OnnxOp { domain: String::new(), op_type: "TopK".to_owned(), attrs };
+        let found = self.onnx_typed(op, &[Some(x), Some(self.integer(count))], vec![values, places]);
+        found.try_into().unwrap_or([failed; 2])
+    }
+
+    /// `e^x / Σ e^x` over the last axis.
+    pub fn softmax(self, x: Value<'g>) -> Value<'g> {
+        self.onnx("Softmax", &[x], &[("axis", AttrValue::Int(-1))])
     }
 
     /// `a + b`.

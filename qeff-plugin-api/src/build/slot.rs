@@ -23,6 +23,11 @@ impl Kv {
     pub fn full(heads: u64, dim: u64) -> Self {
         Kv { heads, key_dim: dim, value_dim: dim, kind: StateKind::Full }
     }
+
+    /// The same for a layer that looks at a window only, and keeps no more rows than that takes.
+    pub fn rolling(self) -> Self {
+        Kv { kind: StateKind::Rolling, ..self }
+    }
 }
 
 /// A declared slot.

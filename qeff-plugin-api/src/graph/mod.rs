@@ -12,8 +12,8 @@ mod program;
 mod ty;
 
 pub use op::{
-    Attention, AttentionMask, AttrValue, Embedding, Linear, NegativeIds, NormProduct, OnnxOp, Op, RmsNorm, Rotary,
-    RotaryLayout, Select, SelectMode, StateWrite,
+    Attention, AttentionMask, AttrValue, Embedding, ExpertActivation, Experts, Linear, NegativeIds, NormProduct,
+    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateWrite, Weigh,
 };
 pub use program::{Declaration, Def, Input, Node, Output, Program, State, StateKind, ValueData, Version};
 pub use ty::{Dim, Symbol, Type};
@@ -160,6 +160,11 @@ impl Model {
     /// The program called `name`.
     pub fn program(&self, name: &str) -> Option<&Program> {
         self.programs.iter().find(|program| program.name == name)
+    }
+
+    /// The version of domain `qeff` that a reader must know: that of the newest thing in use, not of the crate that wrote it.
+    pub fn since(&self) -> i64 {
+        self.programs.iter().flat_map(Program::nodes).map(|(_, node)| node.since()).max().unwrap_or(1)
     }
 
     /// Names of every stored tensor that any program reads.

@@ -1,10 +1,10 @@
-//! The operators of domain `qeff`, version 1, and the door for every other ONNX operator.
+//! The operators of domain `qeff`, and the door for every other ONNX operator.
 //!
 //! An operator is in the domain if a pass must find or edit it, or if the targets spell it differently; all else is
 //! standard ONNX. Operands are positional; an absent optional operand is `None`. The constants on each operator name the
 //! positions, so no pass counts.
 //!
-//! Of the ten operators of the design, `StateRead` and `Experts` come with the first family that needs them.
+//! Of the ten operators of the design, `StateRead` comes with the first family that needs it.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,10 @@ pub enum Op {
     RmsNorm(RmsNorm),
     /// `(x[B,S,h,D], cos, sin, positions) -> x′`.
     Rotary(Rotary),
-    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?) -> o[B,S,H·D]`.
+    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?, sinks?) -> o[B,S,H·D]`.
     Attention(Attention),
+    /// `(x[…, N], ids[…, K], weights[…, K], gate?, up, down, gate_bias?, up_bias?, down_bias?) -> y[…, N]`.
+    Experts(Experts),
     /// `(h[B,S,N], positions, keep?) -> h′[B,S′,N], positions′[B,S′]`.
     Select(Select),
     /// An ONNX operator as it stands.
@@ -193,6 +195,9 @@ impl Attention {
     pub const KEY_MASK: usize = 4;
     /// Operand, optional: state slot of each row, `i64[B, 1]`.
     pub const BATCH_INDEX: usize = 5;
+    /// Operand, optional: a score for each query head, `[H]`, that takes part in the softmax like that of one key more, whose
+    /// value is zero.
+    pub const SINKS: usize = 6;
 }
 
 /// Which keys a query sees, by position.
@@ -204,6 +209,69 @@ pub enum AttentionMask {
     Sliding(u64),
     /// All keys.
     Bidirectional,
+}
+
+/// See [`Op::Experts`]: `y = Σⱼ weights[j] · expert(ids[j], x)` over the K experts that a token was sent to, where an expert
+/// is `activation(x·gate + gate_bias, x·up + up_bias) · down + down_bias`.
+///
+/// Who is sent where is decided outside, by standard operators. Matrices stand `[E, in, out]`, one for each of E experts: all
+/// lowerings pick experts by the first axis, and a row of tokens multiplies one as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// What stands between the matrices.
+    pub activation: ExpertActivation,
+    /// Where the weight of an expert is multiplied.
+    pub weigh: Weigh,
+}
+
+impl Experts {
+    /// Operand: tokens, `[…, N]`.
+    pub const X: usize = 0;
+    /// Operand: the experts of each token, `i64[…, K]`, no two alike.
+    pub const IDS: usize = 1;
+    /// Operand: how much each of them counts, `[…, K]`.
+    pub const WEIGHTS: usize = 2;
+    /// Operand, optional: `[E, N, I]`; without it the activation is of `up` alone.
+    pub const GATE: usize = 3;
+    /// Operand: `[E, N, I]`.
+    pub const UP: usize = 4;
+    /// Operand: `[E, I, N]`.
+    pub const DOWN: usize = 5;
+    /// Operand, optional: `[E, I]`.
+    pub const GATE_BIAS: usize = 6;
+    /// Operand, optional: `[E, I]`.
+    pub const UP_BIAS: usize = 7;
+    /// Operand, optional: `[E, N]`.
+    pub const DOWN_BIAS: usize = 8;
+}
+
+/// The activation of an expert, of its gate `g` and its `u`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ExpertActivation {
+    /// `silu(g) · u`, and so the three that follow with their function; of `u` alone without a gate.
+    Silu,
+    /// The exact one, by the error function.
+    Gelu,
+    /// Its approximation by tanh.
+    GeluTanh,
+    /// The positive part.
+    Relu,
+    /// `(u + 1) · g · sigmoid(alpha · g)` with g at most `limit` and u within ±`limit` (GPT-OSS).
+    ClampedSwiglu {
+        /// Where g and u are cut off, above 0.
+        limit: f32,
+        /// Factor within the sigmoid.
+        alpha: f32,
+    },
+}
+
+/// Where the weight of an expert is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weigh {
+    /// What the expert puts out.
+    Output,
+    /// What it takes in (Llama 4).
+    Input,
 }
 
 /// See [`Op::Select`]: which positions go on.
@@ -269,6 +337,7 @@ impl Op {
             Op::RmsNorm(_) => "RmsNorm",
             Op::Rotary(_) => "Rotary",
             Op::Attention(_) => "Attention",
+            Op::Experts(_) => "Experts",
             Op::Select(_) => "Select",
             Op::Onnx(op) => &op.op_type,
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Dim, NodeId, Op, Role, ScopeId, SlotId, Symbol, Type, ValueId};
+use super::{Attention, AttentionMask, Dim, NodeId, Op, Role, ScopeId, SlotId, Symbol, Type, ValueId};
 use crate::{DType, WeightExpr};
 
 /// Something the outside hands in; declarations are kept in the order in which the file lists them.
@@ -42,6 +42,9 @@ pub enum StateKind {
     /// Position `p` lives in row `p`.
     Full,
     /// Position `p` lives in row `p mod length`.
+    ///
+    /// A row is lost once a position that shares it is written, also to queries that were written in the same call. So reads
+    /// are exact only if the length is at least [`Program::window`] and the width of the widest call, less one.
     Rolling,
 }
 
@@ -107,6 +110,22 @@ impl Node {
     /// Operand `index`, if present.
     pub fn operand(&self, index: usize) -> Option<ValueId> {
         self.operands.get(index).copied().flatten()
+    }
+
+    /// The version of domain `qeff` in which this appeared: its operator, or the newest operand or attribute it has.
+    pub fn since(&self) -> i64 {
+        match &self.op {
+            Op::Experts(_) => 2,
+            Op::Attention(_) if self.operand(Attention::SINKS).is_some() => 2,
+            Op::StateWrite(_)
+            | Op::Embedding(_)
+            | Op::Linear(_)
+            | Op::RmsNorm(_)
+            | Op::Rotary(_)
+            | Op::Attention(_)
+            | Op::Select(_)
+            | Op::Onnx(_) => 1,
+        }
     }
 
     /// Sets operand `index`.
@@ -299,6 +318,19 @@ impl Program {
                 _ => return None,
             }
         }
+    }
+
+    /// How many positions back, its own included, any read of a state looks; `None` if one looks at all of them.
+    pub fn window(&self, slot: SlotId) -> Option<u64> {
+        let reads = self.nodes.iter().filter_map(|node| match &node.op {
+            Op::Attention(op) => node.operand(Attention::K).and_then(|k| self.version(k)).map(|of| (of.slot, op.mask)),
+            _ => None,
+        });
+        let windows = reads.filter(|(of, _)| *of == slot).map(|(_, mask)| match mask {
+            AttentionMask::Sliding(window) => Some(window),
+            AttentionMask::Causal | AttentionMask::Bidirectional => None,
+        });
+        windows.reduce(|a, b| Some(a?.max(b?))).unwrap_or(Some(0))
     }
 
     /// The last version of every part of every state: what is retained.

@@ -124,6 +124,35 @@ impl WeightExpr {
         WeightExpr::Transpose { of: Box::new(self), perm: vec![1, 0] }
     }
 
+    /// Element `index` of the first axis, without that axis: one expert of many.
+    ///
+    /// Steps that leave the first axis alone move on to the element, and an element of a stack is what was stacked, so that a
+    /// tensor stored as it is wanted stays one.
+    ///
+    /// # Errors
+    /// If the expression has no shape. An element that there is not is found when the shape of the result is asked for.
+    pub fn element(&self, index: u64, tensors: &TensorIndex) -> Result<WeightExpr, WeightError> {
+        let element = |of: &WeightExpr| of.element(index, tensors);
+        Ok(match self {
+            WeightExpr::Stack { axis: 0, parts } if index < parts.len() as u64 => parts[index as usize].clone(),
+            WeightExpr::Transpose { of, perm } if perm.first() == Some(&0) => {
+                let perm = perm[1..].iter().map(|axis| axis.saturating_sub(1)).collect();
+                WeightExpr::Transpose { of: Box::new(element(of)?), perm }
+            }
+            WeightExpr::Take { of, axis, groups, width, columns } if *axis > 0 => {
+                element(of)?.take(axis - 1, *groups, *width, columns.clone())
+            }
+            WeightExpr::Affine { of, scale, offset } => {
+                WeightExpr::Affine { of: Box::new(element(of)?), scale: *scale, offset: *offset }
+            }
+            _ => {
+                let shape = self.shape(tensors)?;
+                let (count, rest) = shape.split_first().unwrap_or((&0, &[]));
+                self.clone().take(0, 1, *count, index..index.saturating_add(1)).reshape(rest.to_vec())
+            }
+        })
+    }
+
     /// See [`WeightExpr::Take`].
     pub fn take(self, axis: usize, groups: u64, width: u64, columns: Range<u64>) -> Self {
         WeightExpr::Take { of: Box::new(self), axis, groups, width, columns }
@@ -142,6 +171,20 @@ impl WeightExpr {
     /// See [`WeightExpr::Affine`].
     pub fn affine(self, scale: f32, offset: f32) -> Self {
         WeightExpr::Affine { of: Box::new(self), scale, offset }
+    }
+
+    /// The stored tensor whose elements these are as they lie there, and which of them; `None` if they do not lie in one run.
+    pub fn stored_run(&self, index: &TensorIndex) -> Option<(&str, Range<u64>)> {
+        match self {
+            WeightExpr::Tensor(name) => Some((name, 0..element_count(&index.get(name)?.shape)?)),
+            WeightExpr::Reshape { of, .. } => of.stored_run(index),
+            WeightExpr::Take { of, axis: 0, groups: 1, width, columns } => {
+                let (name, Range { start, end }) = of.stored_run(index)?;
+                let one = (end - start).checked_div(*width)?;
+                Some((name, start + one * columns.start..start + one * columns.end))
+            }
+            _ => None,
+        }
     }
 
     /// The operands of the outermost step.
@@ -178,6 +221,13 @@ impl WeightExpr {
         for operand in self.operands() {
             operand.for_each_source(visit);
         }
+    }
+
+    /// Whether the expression reads no stored tensor, like a rotary table.
+    pub fn is_generated(&self) -> bool {
+        let mut reads = false;
+        self.for_each_source(&mut |_| reads = true);
+        !reads
     }
 
     /// Shape of the result.
@@ -278,4 +328,53 @@ impl WeightExpr {
 /// Product of the dimensions, `None` if it overflows.
 pub fn element_count(shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(1u64, |count, &dim| count.checked_mul(dim))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, TensorInfo};
+
+    fn index() -> TensorIndex {
+        let shapes: [(&str, &[u64]); 3] = [("m", &[4, 6]), ("e", &[3, 4, 6]), ("b", &[3, 6])];
+        shapes
+            .map(|(name, shape)| (name.to_owned(), TensorInfo { dtype: DType::F32, shape: shape.to_vec() }))
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn an_element_is_taken_where_it_is_stored() {
+        for (expr, element) in [
+            (r#"stack(0, w"m", w"m".transpose(1, 0).transpose(1, 0))"#, r#"w"m".transpose(1, 0).transpose(1, 0)"#),
+            (r#"w"e""#, r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6)"#),
+            (r#"w"e".transpose(0, 2, 1)"#, r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6).transpose(1, 0)"#),
+            (r#"w"e".take(2, 3, 2, 0..1)"#, r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6).take(1, 3, 2, 0..1)"#),
+            (r#"w"b".affine(2, 1)"#, r#"w"b".take(0, 1, 3, 1..2).reshape(6).affine(2, 1)"#),
+            (r#"w"e".transpose(1, 0, 2)"#, r#"w"e".transpose(1, 0, 2).take(0, 1, 4, 1..2).reshape(3, 6)"#),
+        ] {
+            let (expr, index) = (WeightExpr::parse(expr).unwrap(), index());
+            let found = expr.element(1, &index).unwrap();
+            assert_eq!(found.to_string(), element);
+            assert_eq!(found.shape(&index).unwrap(), expr.shape(&index).unwrap()[1..]);
+        }
+        let expr = WeightExpr::parse(r#"stack(0, w"m", w"m")"#).unwrap();
+        assert!(expr.element(2, &index()).unwrap().shape(&index()).is_err());
+    }
+
+    #[test]
+    fn what_lies_in_one_run_is_found() {
+        for (expr, run) in [
+            (r#"w"e""#, Some(0..72)),
+            (r#"w"e".take(0, 1, 3, 1..2).reshape(4, 6)"#, Some(24..48)),
+            (r#"w"e".take(0, 1, 3, 1..3).reshape(8, 6).take(0, 1, 8, 3..5)"#, Some(42..54)),
+            (r#"w"e".take(2, 3, 2, 0..1)"#, None),
+            (r#"w"e".take(0, 3, 1, 0..1)"#, None),
+            (r#"w"e".transpose(0, 2, 1)"#, None),
+            (r#"w"x""#, None),
+        ] {
+            let expr = WeightExpr::parse(expr).unwrap();
+            assert_eq!(expr.stored_run(&index()).map(|(_, run)| run), run, "{expr}");
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use super::{DOMAIN, MAX_ATTRIBUTES, WireFault};
 use crate::graph::{
-    Attention, AttentionMask, AttrValue, Embedding, Linear, NegativeIds, NormProduct, OnnxOp, Op, RmsNorm, Rotary,
-    RotaryLayout, Select, SelectMode, StateWrite,
+    Attention, AttentionMask, AttrValue, Embedding, ExpertActivation, Experts, Linear, NegativeIds, NormProduct,
+    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateWrite, Weigh,
 };
 use crate::onnx::{self, AttributeProto, NodeProto, attribute_type};
 
@@ -17,20 +17,7 @@ const PRODUCT: &[(NormProduct, &str)] = &[(NormProduct::AfterCast, "after_cast")
 const LAYOUT: &[(RotaryLayout, &str)] = &[(RotaryLayout::Half, "half"), (RotaryLayout::Interleaved, "interleaved")];
 const MODE: &[(SelectMode, &str)] =
     &[(SelectMode::Last, "last"), (SelectMode::LastK, "last_k"), (SelectMode::All, "all")];
-
-/// The version of domain `qeff` in which an operator appeared.
-pub(super) fn since(op: &Op) -> i64 {
-    match op {
-        Op::StateWrite(_)
-        | Op::Embedding(_)
-        | Op::Linear(_)
-        | Op::RmsNorm(_)
-        | Op::Rotary(_)
-        | Op::Attention(_)
-        | Op::Select(_)
-        | Op::Onnx(_) => 1,
-    }
-}
+const WEIGH: &[(Weigh, &str)] = &[(Weigh::Output, "output"), (Weigh::Input, "input")];
 
 /// Attributes of a node in the making; the first of a list of words is the default.
 #[derive(Default)]
@@ -104,6 +91,20 @@ pub(super) fn attributes(op: &Op) -> Vec<AttributeProto> {
                 AttentionMask::Bidirectional => w.text("mask", "bidirectional"),
             }
             w.float_unless("softcap", op.softcap, 0.0);
+        }
+        Op::Experts(op) => {
+            match op.activation {
+                ExpertActivation::Silu => {}
+                ExpertActivation::Gelu => w.text("activation", "gelu"),
+                ExpertActivation::GeluTanh => w.text("activation", "gelu_tanh"),
+                ExpertActivation::Relu => w.text("activation", "relu"),
+                ExpertActivation::ClampedSwiglu { limit, alpha } => {
+                    w.text("activation", "clamped_swiglu");
+                    w.float("limit", limit);
+                    w.float("alpha", alpha);
+                }
+            }
+            w.word("weigh", WEIGH, op.weigh);
         }
         Op::Select(op) => w.word("mode", MODE, op.mode),
         Op::Onnx(op) => {
@@ -244,6 +245,22 @@ pub(super) fn operator(node: &NodeProto) -> Result<Op, WireFault> {
                 other => return Err(WireFault::expected("mask", "causal, sliding or bidirectional", other)),
             };
             Op::Attention(Attention { scale, mask, softcap: r.float("softcap")?.unwrap_or(0.0) })
+        }
+        "Experts" => {
+            let activation = match r.text("activation")?.unwrap_or("silu") {
+                "silu" => ExpertActivation::Silu,
+                "gelu" => ExpertActivation::Gelu,
+                "gelu_tanh" => ExpertActivation::GeluTanh,
+                "relu" => ExpertActivation::Relu,
+                "clamped_swiglu" => {
+                    ExpertActivation::ClampedSwiglu { limit: r.needed_float("limit")?, alpha: r.needed_float("alpha")? }
+                }
+                other => {
+                    let known = "one of silu, gelu, gelu_tanh, relu, clamped_swiglu";
+                    return Err(WireFault::expected("activation", known, other));
+                }
+            };
+            Op::Experts(Experts { activation, weigh: r.word("weigh", WEIGH)? })
         }
         "Select" => Op::Select(Select { mode: r.word("mode", MODE)? }),
         other => return Err(WireFault::UnknownOp(super::shorten(other))),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use prost::Message as _;
 use serde_json::{Map, Value as Json, json};
 
-use super::attrs::{Writer, attributes, since};
+use super::attrs::{Writer, attributes};
 use super::{DOMAIN, DOMAIN_VERSION, IR_VERSION, ONNX_OPSET, SCHEMA};
 use crate::Elem;
 use crate::graph::{Declaration, Dim, Model, Node, Op, Program, StateKind, Type, ValueId};
@@ -54,16 +54,10 @@ pub fn encode(model: &Model) -> Vec<u8> {
 }
 
 fn opsets(model: &Model) -> Vec<OperatorSetIdProto> {
-    let mut versions = BTreeMap::from([("", ONNX_OPSET), (DOMAIN, 1)]);
+    let mut versions = BTreeMap::from([("", ONNX_OPSET), (DOMAIN, model.since())]);
     for (_, node) in model.programs.iter().flat_map(Program::nodes) {
-        match &node.op {
-            Op::Onnx(op) => {
-                versions.entry(&op.domain).or_insert(1);
-            }
-            op => {
-                let version = versions.entry(DOMAIN).or_insert(1);
-                *version = (*version).max(since(op));
-            }
+        if let Op::Onnx(op) = &node.op {
+            versions.entry(&op.domain).or_insert(1);
         }
     }
     debug_assert!(versions[DOMAIN] <= DOMAIN_VERSION);

@@ -2,13 +2,14 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::blocks::moe::{Experts, Projection, Routing, experts};
 use crate::blocks::rope::RopeDefaults;
 use crate::blocks::{Activation, Attn, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary};
 use crate::build::{GraphBuilder, Kv};
 use crate::config::Config;
 use crate::graph::{
-    AttentionMask, AttrValue, Embedding, Link, Model, NegativeIds, OnnxOp, PositionLimit, Program, Role, StateKind,
-    Task, Type,
+    AttentionMask, AttrValue, Embedding, ExpertActivation, Link, Model, NegativeIds, NormProduct, OnnxOp,
+    PositionLimit, Program, Role, StateKind, Task, Type, Weigh,
 };
 use crate::onnx::ModelProto;
 use crate::{DType, Elem, TensorIndex, TensorInfo, WeightExpr};
@@ -26,6 +27,8 @@ struct Shape {
     act: DType,
     activation: Activation,
     stated_node: bool,
+    /// Sinks in attention, and experts behind the feed-forward part.
+    mixture: bool,
 }
 
 const LLAMA: Shape = Shape {
@@ -39,6 +42,7 @@ const LLAMA: Shape = Shape {
     act: DType::F32,
     activation: Activation::Silu,
     stated_node: false,
+    mixture: false,
 };
 
 const GPT2: Shape = Shape { learned_positions: true, bias: true, group: 1, activation: Activation::GeluTanh, ..LLAMA };
@@ -64,6 +68,9 @@ fn tensors(s: &Shape) -> TensorIndex {
             add(format!("m.layers.{i}.attn.{name}.weight"), &[heads * HEAD, hidden]);
             add(format!("m.layers.{i}.attn.{name}.bias"), &[heads * HEAD]);
         }
+        add(format!("m.layers.{i}.attn.sinks"), &[s.kv_heads * s.group]);
+        add(format!("m.layers.{i}.experts.in"), &[3, hidden, 2]);
+        add(format!("m.layers.{i}.experts.out"), &[3, 2, hidden]);
         for name in ["up", "down"] {
             add(format!("m.layers.{i}.mlp.{name}.weight"), &[hidden, hidden]);
             add(format!("m.layers.{i}.mlp.{name}.bias"), &[hidden]);
@@ -78,7 +85,11 @@ fn program(name: &str, s: &Shape, index: &TensorIndex) -> Program {
     let kind = if s.rolling { StateKind::Rolling } else { StateKind::Full };
     let kv = g.kv_all(s.layers, Kv { kind, ..Kv::full(s.kv_heads, HEAD) });
     let positions = g.positions();
-    let norm = if s.learned_positions { Norm::Layer { eps: 1e-5 } } else { Norm::Rms { eps: 1e-6 } };
+    let norm = if s.learned_positions {
+        Norm::Layer { eps: 1e-5 }
+    } else {
+        Norm::Rms { eps: 1e-6, product: NormProduct::AfterCast }
+    };
     let config = Config::parse(r#"{"rope_theta": 10000.0}"#).unwrap();
     let defaults = RopeDefaults { head_dim: HEAD, positions: 64, base: 1e4, partial: false };
     let table = Rope::table(g.at("m"), &RopeConfig::read(&config, &defaults).unwrap());
@@ -100,9 +111,19 @@ fn program(name: &str, s: &Shape, index: &TensorIndex) -> Program {
         }
         slot.write(a, [k, project("v", s.kv_heads)], positions);
         let mask = if s.sliding { AttentionMask::Sliding(3) } else { AttentionMask::Causal };
-        let o = attention(a, q, slot, positions, Attn { mask, ..Attn::causal(0.5) });
+        let o =
+            attention(a, q, slot, positions, Attn { mask, sinks: s.mixture.then_some("sinks"), ..Attn::causal(0.5) });
         h = l.add(h, linear(a.at("o"), o, &spec(0)));
         h = l.add(h, mlp::plain(l.at("mlp"), h, hidden, ["up", "down"], s.activation, &spec(0)));
+        if s.mixture {
+            let at = l.at("experts");
+            let [weights, ids] = at.top(h, 2);
+            let [into, out] = ["in", "out"].map(|name| Projection { weight: at.tensor(name), bias: None });
+            let activation = ExpertActivation::ClampedSwiglu { limit: 7.0, alpha: 1.702 };
+            let (gate, up, down) = (Some(into.clone()), into, out);
+            let spec = Experts { count: 3, inner: 2, gate, up, down, activation, weigh: Weigh::Input };
+            h = experts(at, h, Routing { ids, weights }, &spec);
+        }
     }
     if s.stated_node
         && let Some(ty) = h.ty()
@@ -147,8 +168,8 @@ fn check_round_trip(model: &Model, index: &TensorIndex) -> Model {
 }
 
 #[test]
-fn a_llama_and_a_gpt2_survive() {
-    for shape in [LLAMA, GPT2] {
+fn a_llama_a_gpt2_and_a_mixture_survive() {
+    for shape in [LLAMA, GPT2, Shape { mixture: true, ..LLAMA }] {
         let (model, index) = model(&shape);
         let read = check_round_trip(&model, &index);
         let (a, b) = (&model.programs[0], &read.programs[0]);
@@ -166,6 +187,17 @@ fn a_llama_and_a_gpt2_survive() {
         let names = |p: &Program| p.outputs.iter().map(|o| (o.name.clone(), o.role)).collect::<Vec<_>>();
         assert_eq!(names(a), names(b));
         assert_eq!((model.positions, &model.stale_tensors), (read.positions, &read.stale_tensors));
+    }
+}
+
+/// What a host of version 1 can read, it is not told to refuse.
+#[test]
+fn a_description_asks_for_the_version_it_needs() {
+    for (shape, version) in [(LLAMA, 1), (GPT2, 1), (Shape { mixture: true, ..LLAMA }, 2)] {
+        let (model, _) = model(&shape);
+        let proto = ModelProto::decode(encode(&model).as_slice()).unwrap();
+        let qeff = proto.opset_import.iter().find(|opset| opset.domain == DOMAIN).unwrap();
+        assert_eq!(qeff.version, version, "{shape:?}");
     }
 }
 
@@ -212,10 +244,10 @@ fn refusals_say_what_and_where() {
     }
     type Change = Box<dyn FnOnce(&mut ModelProto)>;
     let cases: [(&str, Change); 9] = [
-        ("needs qeff 2, this host has 1", Box::new(|m| m.opset_import[1].version = 2)),
+        ("needs qeff 3, this host has 2", Box::new(|m| m.opset_import[1].version = 3)),
         ("needs the wire schema 9, this host has 1", Box::new(|m| m.metadata_props[0].value = "9".into())),
         (
-            "m.layers.0.attn.q/Linear_2: there is no operator `Quadratic` in qeff 1",
+            "m.layers.0.attn.q/Linear_2: there is no operator `Quadratic` in qeff 2",
             Box::new(|m| {
                 let i = linear(m);
                 m.graph.as_mut().unwrap().node[i].op_type = "Quadratic".into();
@@ -307,9 +339,10 @@ fn graphs_in_graphs_do_not_exhaust_the_stack() {
 fn shapes() -> impl Strategy<Value = Shape> {
     let act = prop_oneof![Just(DType::F32), Just(DType::F16), Just(DType::BF16)];
     let activation = prop_oneof![Just(Activation::Silu), Just(Activation::Gelu), Just(Activation::Relu2)];
-    let flags = any::<[bool; 5]>();
-    (0..3u64, 1..4u64, 1..3u64, flags, act, activation).prop_map(
-        |(layers, kv_heads, group, [rolling, sliding, bias, learned_positions, stated_node], act, activation)| Shape {
+    let flags = any::<[bool; 6]>();
+    (0..3u64, 1..4u64, 1..3u64, flags, act, activation).prop_map(|(layers, kv_heads, group, flags, act, activation)| {
+        let [rolling, sliding, bias, learned_positions, stated_node, mixture] = flags;
+        Shape {
             layers,
             kv_heads,
             group,
@@ -320,8 +353,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
             act,
             activation,
             stated_node,
-        },
-    )
+            mixture,
+        }
+    })
 }
 
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use qeff_core::lower::Lowered;
 use qeff_core::mapping::Mapping;
 use qeff_core::weights::Placement;
-use qeff_plugin_api::graph::{Declaration, Program, Role};
+use qeff_plugin_api::graph::{Declaration, Program, Role, StateKind};
 
 use crate::runtime::{Logits, RuntimeError};
 
@@ -128,6 +128,9 @@ pub struct StatePort {
     pub heads: usize,
     /// Length of axis 3.
     pub width: usize,
+    /// For a rolling state, how many positions back it is read; the program finds position p in row p modulo the rows
+    /// before the last. `None` for a state with a row for each position.
+    pub window: Option<usize>,
 }
 
 impl Ports {
@@ -147,6 +150,11 @@ impl Ports {
                 }
                 Declaration::State(slot) => {
                     let state = program.state(slot);
+                    let looks_back = program.window(slot).and_then(|window| usize::try_from(window).ok());
+                    let window = match state.kind {
+                        StateKind::Full => None,
+                        StateKind::Rolling => Some(looks_back.unwrap_or(usize::MAX)),
+                    };
                     for (name, &part) in state.names.iter().zip(&state.parts) {
                         let dim = |axis: usize| {
                             let fixed = program.ty(part).dims.get(axis).and_then(|dim| dim.fixed());
@@ -156,7 +164,7 @@ impl Ports {
                             return Err(missing(&format!("fixed heads and width in state {name}")));
                         };
                         let retained = format!("{name}_RetainedState");
-                        ports.states.push(StatePort { name: name.clone(), retained, heads, width });
+                        ports.states.push(StatePort { name: name.clone(), retained, heads, width, window });
                     }
                 }
             }

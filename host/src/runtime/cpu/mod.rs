@@ -17,12 +17,11 @@ pub mod session;
 mod weights;
 
 use qeff_core::lower::Lowered;
-use qeff_core::weights::Checkpoint;
 use qeff_plugin_api::graph::{Program, Role};
 
 use self::engine::{Engine, Executable, Integers, Ports, Source, StateBuffer};
 use self::weights::Placed;
-pub use self::weights::Residence;
+pub use self::weights::{Residence, Tensors};
 use super::{Logits, RuntimeError};
 
 /// A program that an engine has loaded, with the ports by which it is called.
@@ -59,13 +58,13 @@ impl CpuProgram {
 ///
 /// # Errors
 /// If a weight cannot be converted, or the engine refuses a program.
-pub fn load(
+pub fn load<'a>(
     engine: &dyn Engine,
-    checkpoint: &Checkpoint,
+    tensors: impl Into<Tensors<'a>>,
     programs: &[(&Program, &Lowered)],
 ) -> anyhow::Result<(Vec<CpuProgram>, Residence)> {
     let lowered: Vec<&Lowered> = programs.iter().map(|(_, lowered)| *lowered).collect();
-    let placed = Placed::new(checkpoint, &lowered)?;
+    let placed = Placed::new(tensors.into(), &lowered)?;
     let mut loaded = vec![];
     for ((program, lowered), places) in programs.iter().zip(&placed.places) {
         let ports = Ports::new(program)?;

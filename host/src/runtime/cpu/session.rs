@@ -3,17 +3,31 @@
 //! States begin small and grow with the longest sequence: attention reads every row of a state, so rows that nobody needs
 //! would cost time. Each state has one row more than positions, the slack row, where writes at position −1 go.
 //!
+//! A rolling state has as many rows from the beginning as its window and the widest call take: a later position takes the
+//! row of an earlier one, which queries of the same call must still find.
+//!
 //! With several slots there are two programs over the same weights: *indexed* writes one sequence into its slot, *plain*
 //! advances all slots at once without moving any state.
 
 use qeff_plugin_api::graph::Role;
 
 use super::CpuProgram;
-use super::engine::{Integers, StateBuffer};
+use super::engine::{Integers, StateBuffer, StatePort};
 use crate::runtime::{Logits, Row, RuntimeError, Session};
 
-/// Rows that a state begins with.
+/// Rows that a state begins with, unless it is rolling.
 const FIRST_ROWS: usize = 256;
+
+/// How much a session is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Sequences at once.
+    pub slots: usize,
+    /// Most positions of a sequence.
+    pub context: usize,
+    /// Most tokens of a sequence in one call, at least one; more are written in several.
+    pub chunk: usize,
+}
 
 /// Retained state of some sequences on the CPU.
 pub struct CpuSession {
@@ -21,65 +35,81 @@ pub struct CpuSession {
     plain: CpuProgram,
     /// Writes one slot; only needed if there are several.
     indexed: Option<CpuProgram>,
-    slots: usize,
-    context: usize,
-    /// Positions that the states have rows for.
+    extent: Extent,
+    /// Positions that the states have rows for, those that are not rolling.
     rows: usize,
     states: Vec<StateBuffer>,
 }
 
 impl CpuSession {
-    /// A session of `slots` sequences of at most `context` positions. `indexed` is needed for more than one slot.
-    pub fn new(plain: CpuProgram, indexed: Option<CpuProgram>, slots: usize, context: usize) -> Self {
+    /// A session; `indexed` is needed for more than one slot.
+    pub fn new(plain: CpuProgram, indexed: Option<CpuProgram>, extent: Extent) -> Self {
+        let extent = Extent { chunk: extent.chunk.max(1), ..extent };
+        let Extent { slots, context, chunk } = extent;
         let rows = FIRST_ROWS.min(context);
-        let zeros = |port: &super::engine::StatePort| StateBuffer::zeros([slots, port.heads, rows + 1, port.width]);
+        let zeros = |port: &StatePort| {
+            let rows = port.window.map_or(rows, |window| window.saturating_add(chunk - 1).min(context));
+            StateBuffer::zeros([slots, port.heads, rows + 1, port.width])
+        };
         let states = plain.states().iter().map(zeros).collect();
-        CpuSession { plain, indexed, slots, context, rows, states }
+        CpuSession { plain, indexed, extent, rows, states }
     }
 
     /// Makes room for positions up to `position`.
     fn reserve(&mut self, position: usize) -> Result<(), RuntimeError> {
-        if position >= self.context {
-            return Err(RuntimeError::Full { position, context: self.context });
+        if position >= self.extent.context {
+            return Err(RuntimeError::Full { position, context: self.extent.context });
         }
         if position < self.rows {
             return Ok(());
         }
-        let rows = (2 * self.rows).max(position + 1).min(self.context);
-        for state in &mut self.states {
+        let rows = (2 * self.rows).max(position + 1).min(self.extent.context);
+        for (state, _) in self.states.iter_mut().zip(self.plain.states()).filter(|(_, port)| port.window.is_none()) {
             *state = state.with_rows(rows + 1, self.rows);
         }
         self.rows = rows;
         Ok(())
     }
+
+    /// Writes tokens of one sequence in one call.
+    fn write(&mut self, Row { slot, tokens, position }: Row<'_>) -> Result<Logits, RuntimeError> {
+        let count = tokens.len();
+        let inputs = [
+            (Role::Tokens, Integers { shape: [1, count], data: tokens.iter().map(|&id| i64::from(id)).collect() }),
+            (
+                Role::Positions,
+                Integers { shape: [1, count], data: (position..).map(|p| p as i64).take(count).collect() },
+            ),
+            (Role::BatchIndex, Integers::filled([1, 1], slot as i64)),
+        ];
+        self.indexed.as_mut().unwrap_or(&mut self.plain).run(&inputs, &mut self.states)
+    }
 }
 
 impl Session for CpuSession {
     fn slots(&self) -> usize {
-        self.slots
+        self.extent.slots
     }
 
     fn context(&self) -> usize {
-        self.context
+        self.extent.context
     }
 
     fn prefill(&mut self, row: Row<'_>) -> Result<Logits, RuntimeError> {
-        let count = row.tokens.len();
-        self.reserve(row.position + count.max(1) - 1)?;
-        let tokens = row.tokens.iter().map(|&id| i64::from(id)).collect();
-        let positions = (row.position..row.position + count).map(|position| position as i64).collect();
-        let inputs = [
-            (Role::Tokens, Integers { shape: [1, count], data: tokens }),
-            (Role::Positions, Integers { shape: [1, count], data: positions }),
-            (Role::BatchIndex, Integers::filled([1, 1], row.slot as i64)),
-        ];
-        self.indexed.as_mut().unwrap_or(&mut self.plain).run(&inputs, &mut self.states)
+        let Row { slot, mut tokens, mut position } = row;
+        self.reserve(position + tokens.len().max(1) - 1)?;
+        while tokens.len() > self.extent.chunk {
+            let (first, rest) = tokens.split_at(self.extent.chunk);
+            self.write(Row { slot, tokens: first, position })?;
+            (tokens, position) = (rest, position + first.len());
+        }
+        self.write(Row { slot, tokens, position })
     }
 
     fn decode(&mut self, rows: &[Row<'_>]) -> Result<Logits, RuntimeError> {
         // One sequence among several slots costs less in the program that touches its slot only.
         if let [row] = rows
-            && self.slots > 1
+            && self.extent.slots > 1
         {
             return self.prefill(*row);
         }
@@ -87,8 +117,8 @@ impl Session for CpuSession {
             self.reserve(row.position)?;
         }
         // Slots without a row are idle: position −1 writes to the slack row.
-        let mut tokens = Integers::filled([self.slots, 1], 0);
-        let mut positions = Integers::filled([self.slots, 1], -1);
+        let mut tokens = Integers::filled([self.extent.slots, 1], 0);
+        let mut positions = Integers::filled([self.extent.slots, 1], -1);
         for row in rows {
             tokens.data[row.slot] = i64::from(row.tokens[0]);
             positions.data[row.slot] = row.position as i64;

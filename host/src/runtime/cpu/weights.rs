@@ -1,17 +1,31 @@
 //! Where the weights of programs lie, so that nothing is copied that can be used in place.
 //!
-//! A weight that is a stored tensor as it stands is a piece of the mapped checkpoint. What must be converted (bf16, f16,
-//! rotary tables) is packed into a file that has no name any more once it is mapped, so nothing is left behind however the
-//! process ends, and the system may drop its pages when memory is short.
+//! A weight that is a stored tensor as it stands, or one expert of it, is a piece of the mapped checkpoint. What must be
+//! converted (bf16, f16, rotary tables, blocks) is packed into a file that has no name any more once it is mapped, so
+//! nothing is left behind however the process ends, and the system may drop its pages when memory is short.
 
 use std::sync::Arc;
 
 use qeff_core::lower::Lowered;
 use qeff_core::mapping::Mapping;
-use qeff_core::weights::{Checkpoint, PackError, PackOptions, PackRequest, Placement, pack};
-use qeff_plugin_api::{DType, WeightExpr};
+use qeff_core::weights::{Checkpoint, PackError, PackOptions, PackRequest, Placement, TensorSource, locate, pack};
 
 use super::engine::WeightFile;
+
+/// What weights are made of.
+#[derive(Clone, Copy)]
+pub struct Tensors<'a> {
+    /// The checkpoint whose files are used in place.
+    pub checkpoint: &'a Checkpoint,
+    /// Its tensors, and what stands beside them or in their place.
+    pub source: &'a dyn TensorSource,
+}
+
+impl<'a> From<&'a Checkpoint> for Tensors<'a> {
+    fn from(checkpoint: &'a Checkpoint) -> Self {
+        Tensors { checkpoint, source: checkpoint }
+    }
+}
 
 /// How the weights of a program were found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,16 +47,17 @@ pub(super) struct Placed {
 
 impl Placed {
     /// Finds a place for every weight of `programs`, and converts what has none.
-    pub(super) fn new(checkpoint: &Checkpoint, programs: &[&Lowered]) -> anyhow::Result<Self> {
+    pub(super) fn new(tensors: Tensors<'_>, programs: &[&Lowered]) -> anyhow::Result<Self> {
+        let Tensors { checkpoint, source } = tensors;
         let mut requests: Vec<PackRequest> = vec![];
         // Where each weight of each program lies: in the checkpoint, or as a request to be packed.
         let mut found: Vec<Vec<Result<Placement, usize>>> = vec![];
         for program in programs {
             let mut of_program = vec![];
             for weight in &program.weights {
-                of_program.push(match linked(checkpoint, &weight.expr, weight.dtype) {
-                    Some(place) => Ok(place),
-                    None => {
+                of_program.push(match locate(&weight.expr, weight.dtype, source) {
+                    Ok(run) => Ok(Placement { file: linked_name(run.file), offset: run.offset, length: run.length }),
+                    Err(_) => {
                         requests.push(PackRequest {
                             name: weight.name.clone(),
                             expr: weight.expr.clone(),
@@ -62,7 +77,7 @@ impl Placed {
         }
         let dir = tempfile::Builder::new().prefix("qeff-run-").tempdir()?;
         let options = PackOptions { sync: false, ..PackOptions::default() };
-        let packed = pack(dir.path(), "packed", &requests, checkpoint, options).map_err(|error| match error {
+        let packed = pack(dir.path(), "packed", &requests, source, options).map_err(|error| match error {
             PackError::DiskFull { .. } | PackError::Io { .. } => anyhow::Error::new(error)
                 .context("cannot convert the weights; the environment variable TMPDIR chooses another folder for it"),
             error => error.into(),
@@ -85,13 +100,4 @@ impl Placed {
 /// Name under which programs know weight file `i` of the checkpoint.
 fn linked_name(i: usize) -> String {
     format!("checkpoint_{i}.data")
-}
-
-/// The place of a weight that is a stored tensor as it stands, in the type the program wants.
-fn linked(checkpoint: &Checkpoint, expr: &WeightExpr, dtype: DType) -> Option<Placement> {
-    let WeightExpr::Tensor(name) = expr else { return None };
-    let view = checkpoint.tensor(name)?;
-    // Engines read elements in place, so they must be aligned as such.
-    let usable = view.dtype == dtype && view.offset.is_multiple_of(dtype.size() as u64);
-    usable.then(|| Placement { file: linked_name(view.file), offset: view.offset, length: view.length })
 }

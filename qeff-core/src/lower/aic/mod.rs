@@ -7,18 +7,21 @@
 //! A position of −1 marks padding. Plain writes keep it (the device drops it); batched writes and all reads turn it into
 //! INT32_MAX, which the compiler knows as "no row here".
 
+mod experts;
 mod functions;
 
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, Dim, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
+    Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
-use qeff_plugin_api::{Elem, TensorIndex, WeightExpr};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::common::operand;
+use super::quantised::{Link, MICROSOFT};
 use super::writer::{Attr, Writer};
-use super::{LowerError, Lowered, Target};
+use super::{LowerError, Lowered};
+use crate::weights::{BlockLayout, CodeBits, Facet, Kept, ZeroPoint};
 
 /// The index that means "no row": the compiler skips the access.
 const INVALID: i64 = i32::MAX as i64;
@@ -27,9 +30,9 @@ const CLOUD: &str = "com.qualcomm.cloud";
 /// Domain of the norm function.
 const AISW: &str = "com.qti.aisw.onnx";
 
-pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
-    let mut aic = Aic { w: Writer::new(program, tensors, Target::Aic), heads_first: HashMap::new() };
-    for (_, node) in program.nodes() {
+pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
+    let mut aic = Aic { w, heads_first: HashMap::new() };
+    for (_, node) in aic.w.program.nodes() {
         aic.w.enter(node.scope);
         aic.node(node)?;
     }
@@ -37,7 +40,7 @@ pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered,
     let used = aic.w.custom_ops();
     let functions = functions::of(&used);
     let mut opsets = vec![("", functions::OPSET)];
-    for domain in [AISW, CLOUD] {
+    for domain in [AISW, CLOUD, MICROSOFT] {
         if used.iter().any(|(of, _)| of == domain) {
             opsets.push((domain, 1));
         }
@@ -60,6 +63,7 @@ impl Aic<'_> {
             Op::Rotary(op) => self.rotary(node, op),
             Op::StateWrite(op) => return self.state_write(node, op),
             Op::Attention(op) => return self.attention(node, op),
+            Op::Experts(op) => self.experts(node, op),
             Op::Select(op) => self.w.select(node, op),
             Op::Onnx(op) => self.w.onnx(node, op),
         }
@@ -68,14 +72,51 @@ impl Aic<'_> {
 
     fn linear(&mut self, node: &Node, op: &Linear) {
         let weight = operand(node, Linear::WEIGHT);
-        let weight = match self.w.program.weight(weight) {
-            Some(expr) => self.w.weight(expr.clone().transposed(), self.w.program.ty(weight).elem, "weight"),
+        let mut links = match self.w.kept(weight, not_taken) {
+            Some(kept) => self.kept_product(node, &kept),
             None => {
-                let weight = self.w.name(weight);
-                self.w.transpose(&weight, &[1, 0])
+                let weight = match self.w.program.weight(weight) {
+                    Some(expr) => self.w.weight(expr.clone().transposed(), self.w.program.ty(weight).elem, "weight"),
+                    None => {
+                        let weight = self.w.name(weight);
+                        self.w.transpose(&weight, &[1, 0])
+                    }
+                };
+                let x = self.w.name(operand(node, Linear::X));
+                vec![Link { domain: "", op: "MatMul", inputs: vec![Some(x), Some(weight)], attrs: vec![] }]
             }
         };
-        self.w.projection(node, op, &weight);
+        links.extend(self.w.after_product(node, op));
+        self.w.chain(node, &links);
+    }
+
+    /// The product as the reference writes it: scales and zero points have one axis, and zero points are always there.
+    fn kept_product(&mut self, node: &Node, kept: &Kept) -> Vec<Link<'static>> {
+        let x = operand(node, Linear::X);
+        let (columns, rows) = (self.w.width(x), self.w.rows_of(operand(node, Linear::WEIGHT)));
+        let (per_row, length) = (kept.per_row(), kept.layout.length);
+        let codes = if kept.layout.ordered { Facet::ColumnBits } else { Facet::LowBits };
+        let x = self.w.as_f32(x);
+        let mut inputs = vec![
+            Some(x),
+            Some(self.w.facet(kept, codes, "qweight", &[rows, per_row, length / 2])),
+            Some(self.w.facet(kept, Facet::Scales, "scales", &[rows * per_row])),
+        ];
+        let zeros = [rows * per_row.div_ceil(2)];
+        inputs.push(Some(match kept.layout.zero {
+            ZeroPoint::Constant(zero) => {
+                let pair = WeightExpr::Fill { value: f32::from(zero & 15 | zero << 4), shape: zeros.to_vec() };
+                self.w.tensor(pair, DType::U8, "qzeros")
+            }
+            ZeroPoint::PerBlock | ZeroPoint::Shift => self.w.facet(kept, Facet::Zeros, "qzeros", &zeros),
+        }));
+        if kept.layout.ordered {
+            inputs.push(Some(self.w.facet(kept, Facet::Groups, "g_idx", &[columns])));
+        }
+        let attrs = Writer::nbits_attrs(columns, rows, length).to_vec();
+        let mut links = vec![Link { domain: MICROSOFT, op: "MatMulNBits", inputs, attrs }];
+        links.extend(self.w.back_from_f32());
+        links
     }
 
     fn rms_norm(&mut self, node: &Node, op: &RmsNorm) {
@@ -172,20 +213,22 @@ impl Aic<'_> {
         let positions = operand(node, StateWrite::positions(parts));
         let batch_index = node.operand(StateWrite::batch_index(parts)).map(|value| self.w.name(value));
         for (i, &output) in node.outputs.iter().enumerate() {
-            self.w.require_full_state(node, output)?;
+            let kind = self.w.state_kind(node, output)?;
+            let axis = self.w.program.ty(output).dims[2].clone();
+            let rows = match kind {
+                StateKind::Full => self.w.name(positions),
+                StateKind::Rolling => self.w.rolling_rows(&axis, positions),
+            };
             let part = self.w.name(operand(node, StateWrite::part(i)));
             let new = operand(node, StateWrite::new_rows(i, parts));
             let (heads, width) = (self.w.fixed(new, 2), self.w.width(new));
             let new = self.heads_first(new);
             let new = self.w.repeat_heads(&new, heads, op.repeat, width);
             match &batch_index {
-                None => {
-                    let positions = self.w.name(positions);
-                    self.w.node_for(output, CLOUD, "CtxScatter", &[&part, &positions, &new], &[]);
-                }
+                None => self.w.node_for(output, CLOUD, "CtxScatter", &[&part, &rows, &new], &[]),
                 Some(batch_index) => {
-                    let positions = self.write_positions(positions);
-                    let inputs = [part.as_str(), batch_index, &positions, &new];
+                    let rows = self.valid_rows(&rows);
+                    let inputs = [part.as_str(), batch_index, &rows, &new];
                     self.w.node_for(output, CLOUD, "CtxScatterCB", &inputs, &[]);
                 }
             }
@@ -193,19 +236,18 @@ impl Aic<'_> {
         Ok(())
     }
 
-    /// Positions with padding turned into the index the compiler drops.
-    fn write_positions(&mut self, positions: ValueId) -> String {
-        self.w.shared(format!("write positions {positions:?}"), |w| {
-            let positions = w.name(positions);
+    /// Rows to be written, with negative ones turned into the index the compiler drops.
+    fn valid_rows(&mut self, rows: &str) -> String {
+        self.w.shared(format!("valid {rows}"), |w| {
             let (zero, invalid) = (w.int(0), w.int(INVALID));
-            let padding = w.node("Less", &[&positions, &zero], &[]);
-            w.node("Where", &[&padding, &invalid, &positions], &[])
+            let padding = w.node("Less", &[rows, &zero], &[]);
+            w.node("Where", &[&padding, &invalid, rows], &[])
         })
     }
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        self.w.require_full_state(node, k)?;
+        let kind = self.w.state_kind(node, k)?;
         let Some(positions) = node.operand(Attention::POSITIONS) else {
             return Err(self.w.refuse(node, "only attention with positions is lowered"));
         };
@@ -214,7 +256,7 @@ impl Aic<'_> {
         let axis = self.w.program.ty(k).dims[2].clone();
 
         let rows = self.read_rows(&axis, positions);
-        let mask = self.w.hidden_keys(&axis, positions, op.mask);
+        let mask = self.w.hidden_keys(&axis, kind, positions, op.mask);
         let batch_index = node.operand(Attention::BATCH_INDEX).map(|value| self.w.name(value));
         let gather = |aic: &mut Self, part: ValueId| {
             let part = aic.w.name(part);
@@ -241,7 +283,9 @@ impl Aic<'_> {
             let hidden = self.w.scalar(f32::NEG_INFINITY);
             scores = self.w.node("Where", &[&mask, &hidden, &scores], &[]);
         }
-        let weights = self.w.node("Softmax", &[&scores], &[("axis", Attr::Int(-1))]);
+        let sinks = node.operand(Attention::SINKS);
+        let sinks = sinks.map(|sinks| self.w.sink_column(sinks, positions, &[heads as i64]));
+        let weights = self.w.key_weights(&scores, sinks.as_deref());
         let context = self.w.node("MatMul", &[&weights, &values], &[]);
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
         let shape = self.w.ints(&[0, 0, (heads * v_width) as i64]);
@@ -253,10 +297,9 @@ impl Aic<'_> {
     fn read_rows(&mut self, axis: &Dim, positions: ValueId) -> Rows {
         let length = self.w.state_length(axis);
         let index = self.w.state_rows(axis);
+        let newest = self.w.newest(positions);
         let absent = self.w.shared(format!("absent {axis} {positions:?}"), |w| {
-            let positions = w.name(positions);
-            let limit = w.node("ReduceMax", &[&positions], &[("axes", Attr::Ints(&[1])), ("keepdims", Attr::Int(1))]);
-            let limit = w.unsqueeze(&limit, &[1]);
+            let limit = w.unsqueeze(&newest, &[1]);
             let index = w.unsqueeze(&index, &[0, 1]);
             w.node("Greater", &[&index, &limit], &[])
         });
@@ -268,6 +311,14 @@ impl Aic<'_> {
         let absent = self.w.shared(format!("absent rows {axis} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
         Rows { index: valid, absent, length }
     }
+}
+
+/// Why a weight in these blocks becomes dense: the compiler is known to take four bits with integer zero points.
+fn not_taken(layout: &BlockLayout) -> Option<&'static str> {
+    if layout.bits != CodeBits::Four {
+        return Some("has codes of more than four bits, which AI 100 is not known to take");
+    }
+    (layout.zero == ZeroPoint::Shift).then_some("has shifts instead of integer zero points, which AI 100 does not take")
 }
 
 /// See [`Aic::read_rows`].

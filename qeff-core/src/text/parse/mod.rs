@@ -11,6 +11,7 @@ mod node;
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{Link, Model, PositionLimit, Program, Role, StateKind, Symbol, Task, Type, ValueId};
+use qeff_plugin_api::wire::DOMAIN_VERSION;
 use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
 
 use super::error::{ParseError, ParseErrorKind};
@@ -61,9 +62,9 @@ fn header(scan: &mut Scan<'_>) -> Result<Model> {
     let architecture = scan.quoted("an architecture")?;
     scan.keyword("qeff")?;
     let at = scan.mark();
-    let version: u64 = scan.number("a version of qeff")?;
-    if version != super::VERSION {
-        return Err(scan.unexpected(at, format!("version {} of qeff", super::VERSION)));
+    let version: i64 = scan.number("a version of qeff")?;
+    if !(1..=DOMAIN_VERSION).contains(&version) {
+        return Err(scan.unexpected(at, format!("a version of qeff up to {DOMAIN_VERSION}")));
     }
     scan.keyword("task")?;
     let task = scan.one_of("a task", &[Task::CausalLm, Task::Encoder].map(|task| (task.name(), task)))?;

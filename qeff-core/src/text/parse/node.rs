@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::{
-    Attention, AttentionMask, AttrValue, Embedding, Linear, NegativeIds, NormProduct, OnnxOp, Op, RmsNorm, Rotary,
-    RotaryLayout, Select, SelectMode, StateWrite, ValueId,
+    Attention, AttentionMask, AttrValue, Embedding, ExpertActivation, Experts, Linear, NegativeIds, NormProduct,
+    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateWrite, ValueId, Weigh,
 };
 use qeff_plugin_api::infer::{Mismatch, infer};
 
@@ -118,6 +118,7 @@ fn operation<'t>(reader: &mut ProgramReader<'t>, scan: &mut Scan<'t>) -> Result<
             optional(reader, scan, &mut operands, 3, crate::text::ATTENTION_OPTIONAL)?;
             Op::Attention(attention(scan)?)
         }
+        "Experts" => Op::Experts(experts(scan)?),
         "Select" => {
             optional(reader, scan, &mut operands, 2, crate::text::SELECT_OPTIONAL)?;
             let modes = [("last", SelectMode::Last), ("last_k", SelectMode::LastK), ("all", SelectMode::All)];
@@ -171,6 +172,32 @@ fn attention(scan: &mut Scan<'_>) -> Result<Attention> {
     let scale = scan.number("a factor")?;
     let softcap = if scan.eat_word("softcap") { scan.number("a number")? } else { 0.0 };
     Ok(Attention { scale, mask, softcap })
+}
+
+fn experts(scan: &mut Scan<'_>) -> Result<Experts> {
+    let (limit, alpha) = (0.0, 0.0);
+    let activations = [
+        ("silu", ExpertActivation::Silu),
+        ("gelu", ExpertActivation::Gelu),
+        ("gelu_tanh", ExpertActivation::GeluTanh),
+        ("relu", ExpertActivation::Relu),
+        ("clamped_swiglu", ExpertActivation::ClampedSwiglu { limit, alpha }),
+    ];
+    let mut activation = scan.one_of("an activation", &activations)?;
+    if let ExpertActivation::ClampedSwiglu { limit, alpha } = &mut activation {
+        scan.keyword("limit")?;
+        *limit = scan.number("a limit")?;
+        scan.keyword("alpha")?;
+        *alpha = scan.number("a factor")?;
+    }
+    let weigh = match scan.eat_word("weigh") {
+        true => {
+            scan.keyword("input")?;
+            Weigh::Input
+        }
+        false => Weigh::Output,
+    };
+    Ok(Experts { activation, weigh })
 }
 
 /// Operands separated by commas, as many as there are.

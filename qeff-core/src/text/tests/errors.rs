@@ -35,7 +35,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("\"Tiny\"", "\"Tiny", "line 1, column 7: expected an architecture with a closing quote, found `\"Tiny`"),
     ("\"Tiny\"", r#""T\q""#, r#"line 1, column 9: expected an escape: \" \\ \' \n \t \r \0 \u{…}, found `\q"`"#),
     ("\"Tiny\"", r#""\u{d800}""#, r#"line 1, column 8: expected a character code `\u{…}`, found `\u{d800}"`"#),
-    ("qeff 1", "qeff 2", "line 1, column 19: expected version 1 of qeff, found `2`"),
+    ("qeff 1", "qeff 3", "line 1, column 19: expected a version of qeff up to 2, found `3`"),
     ("task causal_lm", "task poet", "line 1, column 26: expected a task (causal_lm, encoder), found `poet`"),
     ("positions 16", "positions -1", "line 1, column 46: expected a number of positions, found `-1`"),
     ("positions 16", "positions 16 soft", "line 1, column 49: expected the end of the line, found `soft`"),
@@ -110,7 +110,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("Embedding %ids", "Embedding %idx", "line 13, column 22: `%idx` is not defined before it is used"),
     ("Embedding %ids", "Embedding 7", "line 13, column 22: expected ` : ` and the types of the results, found `7,`"),
     ("%0 = Embedding", "%0 Embedding", "line 13, column 10: expected `=`, found `Embedding`"),
-    ("%0 = Embedding", "%0 = Experts", "line 13, column 12: expected an operator, found `Experts`"),
+    ("%0 = Embedding", "%0 = StateRead", "line 13, column 12: expected an operator, found `StateRead`"),
     ("w\"weight\"", "w\"wait\"", "line 13, column 28: the checkpoint has no tensor `model.embed.wait`"),
     ("w\"weight\"", "w\"weight\".take(0, 3)", "line 13, column 47: expected `,` in a weight expression, found `)`"),
     (

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use qeff_plugin_api::blocks::{Attn, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, rotary};
 use qeff_plugin_api::build::{GraphBuilder, Kv};
 use qeff_plugin_api::graph::{
-    AttentionMask, AttrValue, Dim, Embedding, Link, NegativeIds, NormProduct, OnnxOp, Op, PositionLimit, Program,
-    RmsNorm, Role, Select, SelectMode, StateKind, StateWrite, Type,
+    AttentionMask, AttrValue, Dim, Embedding, ExpertActivation, Experts, Link, NegativeIds, NormProduct, OnnxOp, Op,
+    PositionLimit, Program, RmsNorm, Role, Select, SelectMode, StateKind, StateWrite, Type, Weigh,
 };
 use qeff_plugin_api::weight::RopeKind;
 use qeff_plugin_api::{DType, Elem, TensorIndex, WeightExpr};
@@ -50,7 +50,7 @@ fn a_decoder() {
     let rope = Rope::table(g.at("model"), &rope);
     let h = embed(g.at("model.embed_tokens"), ids, [32, 8], Embedding::default());
     let l = g.at("model").at(("layers", 0));
-    let x = Norm::Rms { eps: 1e-6 }.apply(l.at("norm"), h);
+    let x = Norm::Rms { eps: 1e-6, product: NormProduct::AfterCast }.apply(l.at("norm"), h);
     let a = l.at("attn");
     let q = rotary(a, linear(a.at("q"), x, &Linear::heads(2, 4)), rope, pos);
     let part = |name, n: u64| {
@@ -68,10 +68,10 @@ fn a_decoder() {
         program,
         &index,
         r#"
-        program main (batch_size, seq_len, ctx_len)
+        program main (batch_size, seq_len, sliding_window)
           %ids = input input_ids : i64[batch_size, seq_len] @tokens
           %pos = input position_ids : i64[batch_size, seq_len] @positions
-          %k0, %v0 = State kv.0 rolling names(past_key.0, past_value.0) : act[batch_size, 1, ctx_len, 4]
+          %k0, %v0 = State kv.0 rolling names(past_key.0, past_value.0) : act[batch_size, 1, sliding_window, 4]
           %cos = weight rope(cos, default, base=10000, width=4, positions=16, reach=0) : act[16, 2]
           %sin = weight rope(sin, default, base=10000, width=4, positions=16, reach=0) : act[16, 2]
           model
@@ -151,6 +151,42 @@ fn attributes_and_optional_operands() {
               %3 = Attention %2, %2, %2 mask %mask batch %batch bidirectional scale 1.0 softcap 30.0 : act[batch_size, seq_len, 8]
             %4, %5 = Select %3, %pos keep %keep last_k : act[batch_size, "logits to keep", 8], i64[batch_size, "logits to keep"]
           output hidden = %4 : act[batch_size, "logits to keep", 8] @hidden
+        "#,
+    );
+}
+
+#[test]
+fn experts_and_sinks() {
+    let index =
+        tensors(&[("t", &[4, 8]), ("q.weight", &[8, 8]), ("s", &[2]), ("up", &[3, 8, 5]), ("down", &[3, 5, 8])]);
+    let g = GraphBuilder::new("main", &index);
+    let (root, ids) = (g.root(), g.tokens());
+    let [table, sinks, up, down] = ["t", "s", "up", "down"].map(|name| root.weight(WeightExpr::tensor(name)));
+    let x = root.node(Op::Embedding(Embedding::default()), &[Some(ids), Some(table)]);
+    let attention = qeff_plugin_api::graph::Attention { scale: 1.0, mask: AttentionMask::Bidirectional, softcap: 0.0 };
+    let q = linear(g.at("q"), x, &Linear { heads: 2, ..Linear::default() });
+    let x = root.node(Op::Attention(attention), &[Some(q), Some(q), Some(q), None, None, None, Some(sinks)]);
+    let [weights, sent] = root.top(x, 2);
+    let activation = ExpertActivation::ClampedSwiglu { limit: 7.0, alpha: 1.5 };
+    let gated = Op::Experts(Experts { activation, weigh: Weigh::Output });
+    let x = root.node(gated, &[Some(x), Some(sent), Some(weights), Some(up), Some(up), Some(down)]);
+    let plain = Op::Experts(Experts { activation: ExpertActivation::Relu, weigh: Weigh::Input });
+    let x = root.node(plain, &[Some(x), Some(sent), Some(weights), None, Some(up), Some(down)]);
+    g.output("hidden", Role::Hidden, x);
+    check(
+        g.finish().unwrap(),
+        &index,
+        r#"
+        program main (batch_size, seq_len)
+          %ids = input input_ids : i64[batch_size, seq_len] @tokens
+          %0 = Embedding %ids, w"t" : act[batch_size, seq_len, 8]
+          q
+            %1 = Linear %0, w"weight" heads 2 : act[batch_size, seq_len, 2, 4]
+          %2 = Attention %1, %1, %1 sinks w"s" bidirectional scale 1.0 : act[batch_size, seq_len, 8]
+          %3, %4 = TopK %2, fill(2, [1]) as i64 {axis: -1} : act[batch_size, seq_len, 2], i64[batch_size, seq_len, 2]
+          %5 = Experts %2, %4, %3, w"up", w"up", w"down" clamped_swiglu limit 7.0 alpha 1.5 : act[batch_size, seq_len, 8]
+          %6 = Experts %5, %4, %3, _, w"up", w"down" relu weigh input : act[batch_size, seq_len, 8]
+          output hidden = %6 : act[batch_size, seq_len, 8] @hidden
         "#,
     );
 }

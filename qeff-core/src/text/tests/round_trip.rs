@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use qeff_plugin_api::blocks::{Attn, Linear, Norm, Rope, RopeConfig, attention, linear, rotary};
 use qeff_plugin_api::build::{GraphBuilder, Kv, Scope, Slot, Value};
 use qeff_plugin_api::graph::{
-    Attention, AttentionMask, AttrValue, Dim, Embedding, Link, Model, NegativeIds, NormProduct, OnnxOp, Op,
-    PositionLimit, RmsNorm, Role, Rotary, RotaryLayout, Select, SelectMode, StateKind, Task, Type,
+    Attention, AttentionMask, AttrValue, Dim, Embedding, ExpertActivation, Experts, Link, Model, NegativeIds,
+    NormProduct, OnnxOp, Op, PositionLimit, RmsNorm, Role, Rotary, RotaryLayout, Select, SelectMode, StateKind, Task,
+    Type, Weigh,
 };
 use qeff_plugin_api::weight::{RopeKind, RopePart, RopeTable};
 use qeff_plugin_api::{DType, Elem, TensorIndex, TensorInfo, WeightExpr};
@@ -49,7 +50,7 @@ fn script(odd: bool) -> impl Strategy<Value = Script> {
         (0.1f32..9.0).boxed()
     };
     let text = if odd { ".{0,6}".boxed() } else { "[A-Za-z][a-z0-9_]{0,6}".boxed() };
-    let step = (0u8..12, any::<usize>(), any::<[usize; 3]>(), number, text)
+    let step = (0u8..13, any::<usize>(), any::<[usize; 3]>(), number, text)
         .prop_map(|(kind, scope, pick, number, text)| Step { kind, scope, pick, number, text });
     (0u64..3, any::<bool>(), 1u64..3, vec(step, 0..24), proptest::option::of(0u8..3)).prop_map(
         move |(slots, rolling, kv_heads, steps, select)| Script { odd, slots, rolling, kv_heads, steps, select },
@@ -65,6 +66,8 @@ fn index(script: &Script) -> TensorIndex {
             ("norm.bias", vec![WIDTH]),
             ("fused", vec![3 * WIDTH, WIDTH]),
             ("kv.weight", vec![script.kv_heads * 4, WIDTH]),
+            ("experts.in", vec![3, WIDTH, 2]),
+            ("experts.out", vec![3, 2, WIDTH]),
         ] {
             let name = if scope.is_empty() { leaf.to_owned() } else { format!("{scope}.{leaf}") };
             index.insert(name, TensorInfo { dtype: DType::F16, shape: shape.clone() });
@@ -208,7 +211,25 @@ fn apply<'g>(step: &Step, at: Scope<'g>, c: &Context<'g>, values: &[Value<'g>]) 
                 at.node(Op::Rotary(Rotary { layout }), &[Some(heads(x)), Some(table), Some(table), Some(c.positions)]);
             let op = Attention { scale: how.scale, mask: how.mask, softcap: how.softcap };
             let (mask, batch) = ((p0 % 2 == 0).then_some(c.mask), (p1 % 2 == 0).then_some(c.batch));
-            at.node(Op::Attention(op), &[Some(q), Some(heads(y)), Some(heads(x)), Some(c.positions), mask, batch])
+            let sinks = at.weight(WeightExpr::Fill { value: step.number, shape: vec![4] });
+            let (positions, sinks) = (Some(c.positions), (p2 % 2 == 0).then_some(sinks));
+            at.node(Op::Attention(op), &[Some(q), Some(heads(y)), Some(heads(x)), positions, mask, batch, sinks])
+        }
+        10 => {
+            let (limit, alpha) = (step.number.abs().clamp(0.1, 1e9), step.number);
+            let activations = [
+                ExpertActivation::Silu,
+                ExpertActivation::Gelu,
+                ExpertActivation::GeluTanh,
+                ExpertActivation::Relu,
+                ExpertActivation::ClampedSwiglu { limit, alpha },
+            ];
+            let (number, gated) = (p0 % activations.len(), p1 % 2 == 0 || p0 % activations.len() == 4);
+            let weigh = if p2 % 2 == 0 { Weigh::Output } else { Weigh::Input };
+            let [weights, sent] = at.top(x, 1 + (p2 % 3) as u32);
+            let [into, out] = ["experts.in", "experts.out"].map(|name| Some(at.weight(at.tensor(name))));
+            let operands = [Some(x), Some(sent), Some(weights), into.filter(|_| gated), into, out];
+            at.node(Op::Experts(Experts { activation: activations[number], weigh }), &operands)
         }
         _ => {
             let attrs = [
@@ -220,7 +241,7 @@ fn apply<'g>(step: &Step, at: Scope<'g>, c: &Context<'g>, values: &[Value<'g>]) 
             ];
             let attrs = attrs.into_iter().skip(p2 % 6).collect();
             let op = OnnxOp {
-                domain: if step.kind == 10 { format!("com.{}", step.text) } else { String::new() },
+                domain: if step.kind == 11 { format!("com.{}", step.text) } else { String::new() },
                 op_type: format!("Op{}", step.text),
                 attrs,
             };

@@ -21,7 +21,7 @@ use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, attention, e
 use crate::TensorIndex;
 use crate::build::{BuildError, GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
 use crate::config::{Config, ConfigError};
-use crate::graph::{Embedding, Model, PositionLimit, Task};
+use crate::graph::{Embedding, Model, NormProduct, PositionLimit, Task};
 
 /// Scope of the embedding, and of the head where the two are one.
 const EMBEDDING: &str = "model.embed_tokens";
@@ -41,6 +41,8 @@ pub struct Decoder {
     pub kv_heads: u64,
     /// Width of a head.
     pub head_dim: u64,
+    /// The slot of each layer: full, unless the family makes some of them rolling.
+    pub slots: Vec<Kv>,
     /// Every norm.
     pub norm: Norm,
     /// Activation of the feed-forward part.
@@ -98,14 +100,16 @@ impl Decoder {
         }
         let positions = config.count_or("max_position_embeddings", family.positions)?;
         let tied = config.flag_or("tie_word_embeddings", false)?;
+        let layers = config.layers("num_hidden_layers")?;
         Ok(Decoder {
-            layers: config.layers("num_hidden_layers")?,
+            layers,
             hidden,
             inner: config.count_or("intermediate_size", family.inner)?,
             heads,
             kv_heads,
             head_dim,
-            norm: Norm::Rms { eps: config.positive_or("rms_norm_eps", 1e-6)? },
+            slots: vec![Kv::full(kv_heads, head_dim); layers as usize],
+            norm: Norm::Rms { eps: config.positive_or("rms_norm_eps", 1e-6)?, product: NormProduct::AfterCast },
             act: Activation::read(config, "hidden_act", Activation::Silu)?,
             rope: RopeConfig::read(config, &RopeDefaults { head_dim, positions, base: 10_000.0, partial: false })?,
             embedding: Embedding::default(),
@@ -150,7 +154,7 @@ impl Decoder {
 
     fn walk<'g>(&self, g: &'g GraphBuilder<'g>, layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>) {
         let (ids, positions) = (g.tokens(), g.positions());
-        let kv = g.kv_all(self.layers, Kv::full(self.kv_heads, self.head_dim));
+        let kv: Vec<_> = (0..).zip(&self.slots).map(|(layer, &slot)| g.kv(layer, slot)).collect();
         let rope = Rope::table(g.at("model"), &self.rope);
         let mut h = embed(g.at(EMBEDDING), ids, [self.head.vocab, self.hidden], self.embedding.clone());
         for (index, &slot) in kv.iter().enumerate() {
@@ -183,6 +187,11 @@ pub struct Heads<'g> {
 }
 
 impl<'g> Layer<'_, 'g> {
+    /// A place within the layer.
+    pub fn at(self, path: &str) -> Scope<'g> {
+        self.scope.at(path)
+    }
+
     /// The decoder's norm, with the weight that this layer calls `name`.
     pub fn norm(self, name: &str, x: Value<'g>) -> Value<'g> {
         self.decoder.norm.apply(self.scope.at(name), x)

@@ -7,23 +7,27 @@
 //!
 //! Weights keep the orientation in which the checkpoint stores them, so that they can be used where they lie.
 
+mod experts;
+
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, AttentionMask, Linear, Node, Op, Program, RmsNorm, Rotary, RotaryLayout, StateWrite, ValueId,
+    Attention, AttentionMask, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
-use qeff_plugin_api::{TensorIndex, WeightExpr};
+use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::common::operand;
+use super::quantised::{Link, MICROSOFT};
 use super::writer::{Attr, Writer};
-use super::{LowerError, Lowered, Target};
+use super::{LowerError, Lowered, Products};
+use crate::weights::{CodeBits, Facet, Kept, ZeroPoint};
 
 /// The first operator set with `RMSNormalization` and `RotaryEmbedding`.
 const OPSET: i64 = 23;
 
-pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered, LowerError> {
-    let mut cpu = Cpu { w: Writer::new(program, tensors, Target::Cpu), tensors, rows: HashMap::new() };
-    for (_, node) in program.nodes() {
+pub(super) fn lower(w: Writer<'_>, products: Products) -> Result<Lowered, LowerError> {
+    let mut cpu = Cpu { w, products, rows: HashMap::new(), operands: HashMap::new() };
+    for (_, node) in cpu.w.program.nodes() {
         cpu.w.enter(node.scope);
         match &node.op {
             Op::Embedding(op) => cpu.w.embedding(node, op),
@@ -32,37 +36,163 @@ pub(super) fn lower(program: &Program, tensors: &TensorIndex) -> Result<Lowered,
             Op::Rotary(op) => cpu.rotary(node, op),
             Op::StateWrite(op) => cpu.state_write(node, op)?,
             Op::Attention(op) => cpu.attention(node, op)?,
+            Op::Experts(op) => cpu.experts(node, op)?,
             Op::Select(op) => cpu.w.select(node, op),
             Op::Onnx(op) => cpu.w.onnx(node, op),
         }
     }
-    Ok(cpu.w.finish(&[("", OPSET)], 10))
+    let contrib = (!cpu.w.custom_ops().is_empty()).then_some((MICROSOFT, 1));
+    let opsets: Vec<_> = [("", OPSET)].into_iter().chain(contrib).collect();
+    Ok(cpu.w.finish(&opsets, 10))
 }
 
 struct Cpu<'a> {
     w: Writer<'a>,
-    tensors: &'a TensorIndex,
+    products: Products,
     /// Values as matrices of their last axis.
     rows: HashMap<ValueId, String>,
+    /// What products with kept weights are made of besides weights, by what it is.
+    operands: HashMap<Operand, String>,
+}
+
+/// An operand that projections of one value share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Operand {
+    /// The value as f32, with its columns in this order.
+    Columns(ValueId, Option<String>),
+    /// Such a value times sixteen.
+    Sixteenfold(String),
+    /// The sums of such a value over blocks of this length, as a matrix.
+    Sums(String, u64),
 }
 
 impl Cpu<'_> {
+    fn linear(&mut self, node: &Node, op: &Linear) {
+        let act = self.w.program.act;
+        let refuses = |_: &_| (act != DType::F32).then_some("is multiplied with activations that are not f32");
+        match self.w.kept(operand(node, Linear::WEIGHT), refuses) {
+            Some(kept) => self.kept_linear(node, op, &kept),
+            None => self.dense_linear(node, op),
+        }
+    }
+
     /// `Gemm` reads its weight in either orientation, so it is used where and as it is stored; behind a `Transpose` node
     /// an engine would fold the constant into a second copy of all weights.
-    fn linear(&mut self, node: &Node, op: &Linear) {
+    fn dense_linear(&mut self, node: &Node, op: &Linear) {
         let (x, weight, out) = (operand(node, Linear::X), operand(node, Linear::WEIGHT), node.outputs[0]);
         let x_rows = self.rows(x);
-        let (weight, turned) = self.stored(weight);
+        let (weight, turned) = self.matrix(weight);
         let bias = node.operand(Linear::BIAS).map(|bias| self.w.operand(bias, "bias"));
         let inputs: Vec<&str> = [x_rows.as_str(), &weight].into_iter().chain(bias.as_deref()).collect();
         let attrs = if turned { vec![] } else { vec![("transB", Attr::Int(1))] };
         let y = self.w.node("Gemm", &inputs, &attrs);
-        // The rows of [batch · seq, out] become [batch, seq, (heads, width | out)] again.
+        let shape = self.shape_of_projection(x, out);
+        debug_assert!(op.heads == 0 || self.w.program.ty(out).rank() == self.w.program.ty(x).rank() + 1);
+        self.w.node_for(out, "", "Reshape", &[&y, &shape], &[]);
+    }
+
+    /// The shape tensor in which the rows of `[batch · seq, out]` are `[batch, seq, (heads, width | out)]` again.
+    fn shape_of_projection(&mut self, x: ValueId, out: ValueId) -> String {
         let lead = self.w.program.ty(x).rank() - 1;
         let tail: Vec<i64> = (lead..self.w.program.ty(out).rank()).map(|axis| self.w.fixed(out, axis) as i64).collect();
-        let shape = self.shape_like(x, lead, &tail);
-        debug_assert!(op.heads == 0 || tail.len() == 2);
-        self.w.node_for(out, "", "Reshape", &[&y, &shape], &[]);
+        self.w.shape_like(x, lead, &tail)
+    }
+
+    /// A product with a weight in blocks, of nodes that both engines have.
+    ///
+    /// rten multiplies with codes of four bits measured from 8, and nothing else. So codes of eight bits are two products,
+    /// `16 · (high − 8) + (low − 8)`; a zero point elsewhere, or a shift, is the same for a whole block and is multiplied
+    /// with the sum of the block's columns; and an order of columns is applied to the value, once for all its projections.
+    /// All of it is exact up to rounding.
+    fn kept_linear(&mut self, node: &Node, op: &Linear, kept: &Kept) {
+        let (x, out) = (operand(node, Linear::X), node.outputs[0]);
+        let (columns, rows) = (self.w.width(x), self.w.rows_of(operand(node, Linear::WEIGHT)));
+        let (per_row, length) = (kept.per_row(), kept.layout.length);
+        let value = self.columns(x, kept);
+        let scales = self.w.facet(kept, Facet::Scales, "scales", &[rows, per_row]);
+        let mut attrs = Writer::nbits_attrs(columns, rows, length).to_vec();
+        if self.products == Products::Int8 {
+            attrs.push(("accuracy_level", Attr::Int(4)));
+        }
+        let packed = [rows, per_row, length / 2];
+        let low = self.w.facet(kept, Facet::LowBits, "low_bits", &packed);
+        let inputs = [&value, &low, &scales].map(|name| Some(name.clone())).to_vec();
+        let mut links = vec![];
+        if kept.layout.bits == CodeBits::Eight {
+            let high = self.w.facet(kept, Facet::HighBits, "high_bits", &packed);
+            let value = self.sixteenfold(&value);
+            let high = self.w.node_in(MICROSOFT, "MatMulNBits", &[&value, &high, &scales], &attrs, None);
+            links.push(Link { domain: MICROSOFT, op: "MatMulNBits", inputs, attrs });
+            links.push(Link::onto("Add", high));
+        } else {
+            links.push(Link { domain: MICROSOFT, op: "MatMulNBits", inputs, attrs });
+        }
+        if kept.layout.is_centered() {
+            links.extend(self.w.after_product(node, op));
+            return self.w.chain(node, &links);
+        }
+        // A zero point that is the same everywhere needs no numbers of its own: the scales, times its distance.
+        let (offsets, factor) = match kept.layout.zero {
+            ZeroPoint::Constant(zero) => (scales, f32::from(kept.layout.bits.center()) - f32::from(zero)),
+            ZeroPoint::PerBlock | ZeroPoint::Shift => {
+                (self.w.facet(kept, Facet::Offsets, "offsets", &[rows, per_row]), 1.0)
+            }
+        };
+        let sums = self.sums(&value, columns, length);
+        let as_matrix = self.w.ints(&[-1, rows as i64]);
+        links.push(Link::onto("Reshape", as_matrix));
+        let inputs = vec![Some(sums), Some(offsets), None];
+        let attrs = vec![("alpha", Attr::Float(factor)), ("transB", Attr::Int(1))];
+        links.push(Link { domain: "", op: "Gemm", inputs, attrs });
+        if let Some(bias) = node.operand(Linear::BIAS) {
+            links.push(Link::onto("Add", self.w.operand(bias, "bias")));
+        }
+        let shape = self.shape_of_projection(x, out);
+        links.push(Link::onto("Reshape", shape));
+        self.w.chain(node, &links);
+    }
+
+    /// A value with its columns in the order of a weight's blocks.
+    fn columns(&mut self, x: ValueId, kept: &Kept) -> String {
+        let order = kept.layout.ordered.then(|| {
+            let columns = self.w.width(x);
+            self.w.facet(kept, Facet::Order, "order", &[columns])
+        });
+        let key = Operand::Columns(x, order.clone());
+        if let Some(name) = self.operands.get(&key) {
+            return name.clone();
+        }
+        let value = self.w.name(x);
+        let name = match order {
+            Some(order) => self.w.node("Gather", &[&value, &order], &[("axis", Attr::Int(-1))]),
+            None => value,
+        };
+        self.operands.insert(key, name.clone());
+        name
+    }
+
+    fn sixteenfold(&mut self, value: &str) -> String {
+        let key = Operand::Sixteenfold(value.to_owned());
+        if let Some(name) = self.operands.get(&key) {
+            return name.clone();
+        }
+        let sixteen = self.w.scalar(16.0);
+        let name = self.w.node("Mul", &[value, &sixteen], &[]);
+        self.operands.insert(key, name.clone());
+        name
+    }
+
+    /// `[rows, blocks]`: the sums of a value over blocks of its last axis.
+    fn sums(&mut self, value: &str, columns: u64, length: u64) -> String {
+        let key = Operand::Sums(value.to_owned(), length);
+        if let Some(name) = self.operands.get(&key) {
+            return name.clone();
+        }
+        let blocks = self.w.reshape(value, &[-1, (columns / length) as i64, length as i64]);
+        let axes = self.w.ints(&[-1]);
+        let name = self.w.node("ReduceSum", &[&blocks, &axes], &[("keepdims", Attr::Int(0))]);
+        self.operands.insert(key, name.clone());
+        name
     }
 
     /// A value as a matrix of its last axis, made once for all projections of it.
@@ -76,33 +206,21 @@ impl Cpu<'_> {
         name
     }
 
-    /// The shape tensor `[leading dimensions of x, tail]`; shared by all values of these dimensions.
-    fn shape_like(&mut self, x: ValueId, lead: usize, tail: &[i64]) -> String {
-        let program = self.w.program;
-        let dims = &program.ty(x).dims[..lead];
-        // An input of these dimensions knows them before anything is computed.
-        let input = program.inputs.iter().find(|input| program.ty(input.value).dims.get(..lead) == Some(dims));
-        let name = self.w.name(input.map_or(x, |input| input.value));
-        let leading = self.w.shared(format!("leading {dims:?}"), |w| {
-            let shape = w.node("Shape", &[&name], &[]);
-            let (from, to) = (w.ints(&[0]), w.ints(&[lead as i64]));
-            w.node("Slice", &[&shape, &from, &to], &[])
-        });
-        self.w.shared(format!("shape {dims:?} {tail:?}"), |w| {
-            let tail = w.ints(tail);
-            w.node("Concat", &[&leading, &tail], &[("axis", Attr::Int(0))])
-        })
+    /// A projection's weight as it is stored, and whether that is `[in, out]` rather than `[out, in]`.
+    fn matrix(&mut self, weight: ValueId) -> (String, bool) {
+        match self.w.program.weight(weight) {
+            Some(expr) => self.stored(expr.clone(), self.w.program.ty(weight).elem, "weight"),
+            None => (self.w.name(weight), false),
+        }
     }
 
-    /// A projection's weight as it is stored, and whether that is `[in, out]` rather than `[out, in]`.
-    fn stored(&mut self, weight: ValueId) -> (String, bool) {
-        let Some(expr) = self.w.program.weight(weight).cloned() else {
-            return (self.w.name(weight), false);
-        };
-        let elem = self.w.program.ty(weight).elem;
-        let turned = expr.clone().transposed().simplified(self.tensors);
+    /// The initializer of a matrix, called after `operand`, and whether it is the matrix transposed, because that is how the
+    /// checkpoint stores it.
+    fn stored(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> (String, bool) {
+        let expr = expr.simplified(self.w.tensors.index);
+        let turned = expr.clone().transposed().simplified(self.w.tensors.index);
         let stored_turned = transposes(&turned) < transposes(&expr);
-        (self.w.weight(if stored_turned { turned } else { expr }, elem, "weight"), stored_turned)
+        (self.w.weight(if stored_turned { turned } else { expr }, elem, operand), stored_turned)
     }
 
     fn rms_norm(&mut self, node: &Node, op: &RmsNorm) {
@@ -141,26 +259,30 @@ impl Cpu<'_> {
         let positions = operand(node, StateWrite::positions(parts));
         let batch_index = node.operand(StateWrite::batch_index(parts));
         for (i, &output) in node.outputs.iter().enumerate() {
-            self.w.require_full_state(node, output)?;
+            let kind = self.w.state_kind(node, output)?;
             let part = operand(node, StateWrite::part(i));
             let heads = self.w.fixed(part, 1);
+            let axis = self.w.program.ty(part).dims[2].clone();
             let new = operand(node, StateWrite::new_rows(i, parts));
             let (new_heads, width) = (self.w.fixed(new, 2), self.w.width(new));
             let new = self.w.name(new);
             let new = self.w.transpose(&new, &[0, 2, 1, 3]);
             let new = self.w.repeat_heads(&new, new_heads, op.repeat, width);
-            let index = self.write_index(positions, batch_index, heads);
+            let rows = match kind {
+                StateKind::Full => self.w.name(positions),
+                StateKind::Rolling => self.w.rolling_rows(&axis, positions),
+            };
+            let index = self.write_index(&rows, batch_index, heads);
             let part = self.w.name(part);
             self.w.node_for(output, "", "ScatterND", &[&part, &index, &new], &[]);
         }
         Ok(())
     }
 
-    /// `[B, heads, S, 3]`: slot, head and row of every new row; shared by all layers.
-    fn write_index(&mut self, positions: ValueId, batch_index: Option<ValueId>, heads: u64) -> String {
-        self.w.shared(format!("write {positions:?} {batch_index:?} {heads}"), |w| {
-            let rows = w.name(positions);
-            let shape = w.node("Shape", &[&rows], &[]);
+    /// `[B, heads, S, 3]`: slot, head and row of every new row, for `rows[B, S]`; shared by all layers.
+    fn write_index(&mut self, rows: &str, batch_index: Option<ValueId>, heads: u64) -> String {
+        self.w.shared(format!("write {rows} {batch_index:?} {heads}"), |w| {
+            let shape = w.node("Shape", &[rows], &[]);
             let (zero, one, two) = (w.ints(&[0]), w.ints(&[1]), w.ints(&[2]));
             let batch = w.node("Slice", &[&shape, &zero, &one], &[]);
             let seq = w.node("Slice", &[&shape, &one, &two], &[]);
@@ -173,7 +295,7 @@ impl Cpu<'_> {
                 }
                 None => {
                     let (from, step) = (w.int(0), w.int(1));
-                    let batch = w.dim(&rows, 0);
+                    let batch = w.dim(rows, 0);
                     let slots = w.node("Range", &[&from, &batch, &step], &[]);
                     w.unsqueeze(&slots, &[1, 2, 3])
                 }
@@ -181,7 +303,7 @@ impl Cpu<'_> {
             let (from, to, step) = (w.int(0), w.int(heads as i64), w.int(1));
             let head = w.node("Range", &[&from, &to, &step], &[]);
             let head = w.unsqueeze(&head, &[0, 2, 3]);
-            let rows = w.unsqueeze(&rows, &[1, 3]);
+            let rows = w.unsqueeze(rows, &[1, 3]);
             let [slots, head, rows] = [slots, head, rows].map(|index| w.node("Expand", &[&index, &shape], &[]));
             w.node("Concat", &[&slots, &head, &rows], &[("axis", Attr::Int(3))])
         })
@@ -189,7 +311,7 @@ impl Cpu<'_> {
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        self.w.require_full_state(node, k)?;
+        let kind = self.w.state_kind(node, k)?;
         let Some(positions) = node.operand(Attention::POSITIONS) else {
             return Err(self.w.refuse(node, "only attention with positions is lowered"));
         };
@@ -217,11 +339,15 @@ impl Cpu<'_> {
         let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
         let scores = self.w.node("MatMul", &[&q, &keys], &[]);
         let mut scores = self.w.scaled(&scores, op.scale, op.softcap);
-        if let Some(mask) = self.mask(k, positions, op.mask, group) {
+        if let Some(mask) = self.mask(k, kind, positions, op.mask, group) {
             let hidden = self.w.scalar(f32::MIN);
             scores = self.w.node("Where", &[&mask, &hidden, &scores], &[]);
         }
-        let weights = self.w.node("Softmax", &[&scores], &[("axis", Attr::Int(-1))]);
+        let sinks = node.operand(Attention::SINKS).map(|sinks| {
+            let column = self.w.sink_column(sinks, positions, &[kv_heads, group]);
+            self.w.reshape(&column, &[0, kv_heads, -1, 1])
+        });
+        let weights = self.w.key_weights(&scores, sinks.as_deref());
         let context = self.w.node("MatMul", &[&weights, &values], &[]);
         let context = if group > 1 { self.w.reshape(&context, &[0, heads, -1, v_width]) } else { context };
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
@@ -231,14 +357,21 @@ impl Cpu<'_> {
     }
 
     /// `[B, 1, g·S, T]`, true where a key is hidden from a query; shared by all layers.
-    fn mask(&mut self, state: ValueId, positions: ValueId, mask: AttentionMask, group: i64) -> Option<String> {
+    fn mask(
+        &mut self,
+        state: ValueId,
+        kind: StateKind,
+        positions: ValueId,
+        mask: AttentionMask,
+        group: i64,
+    ) -> Option<String> {
         let axis = self.w.program.ty(state).dims[2].clone();
-        let hidden = self.w.hidden_keys(&axis, positions, mask)?;
+        let hidden = self.w.hidden_keys(&axis, kind, positions, mask)?;
         if group == 1 {
             return Some(hidden);
         }
         // Row r of a product is query r mod S: the mask is written once for each head of the group.
-        Some(self.w.shared(format!("mask {axis} {positions:?} {mask:?} ×{group}"), |w| {
+        Some(self.w.shared(format!("mask {hidden} ×{group}"), |w| {
             let copies: Vec<_> = (0..group).map(|_| hidden.as_str()).collect();
             w.node("Concat", &copies, &[("axis", Attr::Int(2))])
         }))

@@ -1,0 +1,162 @@
+//! What the fuzz targets do with their bytes: open them as a checkpoint, and read whatever can be read.
+//!
+//! An ordinary test replays the seeds through the same functions, so a seed that once broke something stays one.
+
+use std::path::{Path, PathBuf};
+
+use qeff_core::weights::blocks::{BlockPart, ZeroPoint};
+use qeff_core::weights::gguf::Header;
+use qeff_core::weights::quantized::Quantization;
+use qeff_core::weights::{Checkpoint, TensorSource};
+use qeff_plugin_api::config::Config;
+use tempfile::TempDir;
+
+/// Between the files of an input that stands for several.
+const CUT: &[u8] = b"\n---\n";
+
+/// Most elements that are read at a time.
+const RUN: u64 = 5000;
+
+/// Most bytes of data that are made up for a header.
+const MOST_DATA: u64 = 1 << 16;
+
+/// A folder that inputs are written to, one after the other.
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    /// In memory, where there is such a file system.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.map(Folder)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, bytes).expect("a temporary file");
+        path
+    }
+
+    /// A file of safetensors, as it stands; or, with cuts, an index and its shards `a`, `b`, ….
+    pub(crate) fn safetensors(&self, input: &[u8]) {
+        let mut files = split(input);
+        let first = files.next().unwrap_or_default();
+        let rest: Vec<_> = files.collect();
+        let name = self.0.path().join("model.safetensors");
+        if rest.is_empty() {
+            self.write("model.safetensors", first);
+        } else {
+            let _ = std::fs::remove_file(name);
+            self.write("model.safetensors.index.json", first);
+            for (letter, bytes) in ('a'..='d').zip(rest) {
+                self.write(&format!("{letter}.safetensors"), bytes);
+            }
+        }
+        if let Ok(checkpoint) = Checkpoint::open(self.0.path()) {
+            read_all(&checkpoint);
+            if let Ok(checkpoint) = checkpoint.dequantized(None) {
+                read_all(&checkpoint);
+            }
+        }
+    }
+
+    /// A GGUF file.
+    pub(crate) fn gguf(&self, input: &[u8]) {
+        if let Ok(header) = Header::read(input) {
+            for value in header.metadata.values() {
+                if let Some(array) = value.as_array() {
+                    assert_eq!(array.iter().count() as u64, array.len());
+                }
+            }
+        }
+        if let Ok(checkpoint) = Checkpoint::open_gguf(self.write("model.gguf", input)) {
+            read_all(&checkpoint);
+        }
+    }
+
+    /// A config, the header of a safetensors file, and bytes of which its data is made by repetition.
+    pub(crate) fn quantized(&self, input: &[u8]) {
+        let mut files = split(input);
+        let (config, header, data) =
+            (files.next().unwrap_or_default(), files.next().unwrap_or_default(), files.next().unwrap_or_default());
+        let Ok(config) = Config::parse(&String::from_utf8_lossy(config)) else { return };
+        let Ok(Some(quantization)) = Quantization::read(&config) else { return };
+        let length = data_length(header).min(MOST_DATA) as usize;
+        let data = data.iter().chain(std::iter::repeat_n(&0, usize::from(data.is_empty()))).cycle().take(length);
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header);
+        file.extend(data);
+        self.write("model.safetensors", &file);
+        let Ok(checkpoint) = Checkpoint::open(self.0.path()) else { return };
+        if let Ok(checkpoint) = checkpoint.dequantized(Some(&quantization)) {
+            read_all(&checkpoint);
+        }
+    }
+}
+
+/// Files between cuts.
+fn split(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut done = false;
+    std::iter::from_fn(move || {
+        if done {
+            return None;
+        }
+        match input.windows(CUT.len()).position(|window| window == CUT) {
+            Some(at) => {
+                let file = &input[..at];
+                input = &input[at + CUT.len()..];
+                Some(file)
+            }
+            None => {
+                done = true;
+                Some(input)
+            }
+        }
+    })
+}
+
+/// Bytes of data that a header speaks of.
+fn data_length(header: &[u8]) -> u64 {
+    let Ok(serde_json::Value::Object(header)) = serde_json::from_slice(header) else { return 0 };
+    let ends = header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
+    ends.max().unwrap_or(0)
+}
+
+/// Reads the beginning, the middle and the end of every tensor, dense and in blocks, and what is just behind.
+fn read_all(checkpoint: &Checkpoint) {
+    for (name, info) in checkpoint.index().iter() {
+        let count = info.shape.iter().product::<u64>();
+        let width = info.shape.last().copied().unwrap_or(1).max(1);
+        for start in [0, count / 2, count.saturating_sub(RUN), width - 1] {
+            let range = start..start.saturating_add(RUN).min(count);
+            if range.start <= range.end {
+                let lent = checkpoint.lend(name, range.clone()).expect("elements within the tensor");
+                assert_eq!(lent.len() as u64, (range.end - range.start) * info.dtype.size() as u64);
+                checkpoint.release(name, range);
+            }
+        }
+        assert!(checkpoint.lend(name, 0..count + 1).is_err());
+        assert!(checkpoint.lend(name, u64::MAX - 1..u64::MAX).is_err());
+        let Some(layout) = checkpoint.encoding(name).and_then(|encoding| encoding.blocks) else { continue };
+        let Some(per_row) = layout.blocks_per_row(width) else { continue };
+        let blocks = count / layout.length;
+        for start in [0, blocks / 2, per_row - 1] {
+            let range = start..(start + RUN / layout.length.min(RUN)).min(blocks);
+            if range.start > range.end {
+                continue;
+            }
+            let (elements, count) =
+                (((range.end - range.start) * layout.length) as usize, (range.end - range.start) as usize);
+            let read = |part: BlockPart<'_>| {
+                checkpoint.read_blocks(name, range.clone(), part).expect("blocks within the tensor")
+            };
+            read(BlockPart::Codes(&mut vec![0; elements]));
+            read(BlockPart::Scales(&mut vec![0.0; count]));
+            if layout.zero == ZeroPoint::PerBlock {
+                read(BlockPart::Zeros(&mut vec![0; count]));
+            }
+            if layout.ordered && range.end <= per_row {
+                read(BlockPart::Order(&mut vec![0; elements]));
+            }
+        }
+    }
+}

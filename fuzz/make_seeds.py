@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Write the seeds of the fuzz targets: small files that are sound, and some that are nearly so.
+
+    make_seeds.py            # into seeds/ beside this script
+
+harness.rs says what the files of a seed are and what stands between them.
+"""
+import json
+import shutil
+import struct
+from pathlib import Path
+
+SEEDS = Path(__file__).parent / "seeds"
+CUT = b"\n---\n"
+SIZES = dict(F32=4, F16=2, BF16=2, I8=1, U8=1, I32=4, I64=8, F8_E4M3=1, F8_E5M2=1, F8_E8M0=1)
+
+
+def header(tensors):
+    """The header of tensors given as (name, type, shape)."""
+    at, out = 0, {}
+    for name, dtype, shape in tensors:
+        size = SIZES[dtype]
+        for dim in shape:
+            size *= dim
+        out[name] = dict(dtype=dtype, shape=list(shape), data_offsets=[at, at + size])
+        at += size
+    return json.dumps(out, separators=(",", ":")).encode(), at
+
+
+def file(tensors, cut=0):
+    text, size = header(tensors)
+    data = bytes(i * 37 % 251 for i in range(size))
+    return struct.pack("<Q", len(text)) + text + data[:len(data) - cut]
+
+
+def index(**files):
+    return json.dumps(dict(metadata={}, weight_map=files)).encode()
+
+
+def text(string):
+    return struct.pack("<Q", len(string)) + string.encode()
+
+
+def gguf(metadata, tensors, data, version=3):
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for key, kind, value in metadata:
+        out += text(key) + struct.pack("<I", kind) + value
+    for name, dims, kind, at in tensors:
+        out += text(name) + struct.pack("<I", len(dims)) + struct.pack(f"<{len(dims)}Q", *dims) + struct.pack("<IQ", kind, at)
+    return out + bytes(-len(out) % 32) + bytes(i * 31 % 253 for i in range(data))
+
+
+def compressed(fmt, **weights):
+    return dict(quant_method="compressed-tensors", format=fmt, quantization_status="compressed", ignore=["lm_head", "re:.*gate$"],
+                config_groups={"group_0": dict(targets=["Linear"], weights=dict(dict(num_bits=8, type="int", symmetric=True), **weights))})
+
+
+def quantized(name, config, tensors, data=bytes(range(1, 120, 7))):
+    text, _ = header([*tensors, ("norm.weight", "BF16", [5])])
+    write("quantized", name, json.dumps(dict(quantization_config=config)).encode(), text, data)
+
+
+def write(target, name, *files):
+    (SEEDS / target / name).write_bytes(CUT.join(files))
+
+
+def main():
+    shutil.rmtree(SEEDS, ignore_errors=True)
+    for target in ("safetensors", "gguf", "quantized"):
+        (SEEDS / target).mkdir(parents=True)
+
+    two = [("a", "F32", [2, 3]), ("b", "F8_E4M3", [5]), ("c", "I64", [])]
+    write("safetensors", "sound", file(two))
+    write("safetensors", "cut", file(two, cut=3))
+    write("safetensors", "empty", struct.pack("<Q", 2) + b"{}")
+    write("safetensors", "scale-without-config", file([("x.weight", "F8_E4M3", [2, 2]), ("x.weight_scale", "F32", [1])]))
+    write("safetensors", "shards", index(a="a.safetensors", b="b.safetensors"), file([("a", "F16", [3])]), file([("b", "BF16", [1, 2])]))
+    write("safetensors", "shards-that-lie", index(a="a.safetensors", b="../b.safetensors"), file([("a", "F16", [3])]))
+    write("safetensors", "shards-twice", index(a="a.safetensors", b="b.safetensors"), file([("a", "U8", [1])]), file([("a", "U8", [1]), ("b", "U8", [1])]))
+
+    metadata = [("general.architecture", 8, text("llama")), ("general.alignment", 4, struct.pack("<I", 32)), ("x", 6, struct.pack("<f", 0.5)),
+                ("tokens", 9, struct.pack("<IQ", 8, 2) + text("a") + text("bc")), ("flags", 9, struct.pack("<IQ", 7, 2) + b"\0\1"),
+                ("nested", 9, struct.pack("<IQ", 9, 1) + struct.pack("<IQ", 0, 3) + b"\1\2\3")]
+    blocks = [(2, 32, 18), (3, 32, 20), (6, 32, 22), (7, 32, 24), (8, 32, 34), (10, 256, 84), (11, 256, 110), (12, 256, 144), (13, 256, 176),
+              (14, 256, 210), (15, 256, 292), (20, 32, 18), (23, 256, 136), (39, 32, 17), (0, 3, 12), (1, 3, 6), (30, 3, 6), (24, 3, 3), (16, 256, 66)]
+    tensors, at = [], 0
+    for kind, elements, size in blocks:
+        tensors.append((f"t{kind}", [elements, 1], kind, at))
+        at += size + -size % 32
+    write("gguf", "every-type", gguf(metadata, tensors, at))
+    write("gguf", "version-2", gguf(metadata[:2], tensors[:2], 96, version=2))
+    write("gguf", "metadata", gguf(metadata, [], 0))
+    write("gguf", "rows", gguf(metadata[:2], [("r", [64, 3, 2], 2, 0)], 12 * 18))
+    write("gguf", "cut", gguf(metadata, tensors, at)[:-40])
+    write("gguf", "past-the-end", gguf(metadata[:1], [("t", [32], 8, 64)], 34))
+
+    awq = [("m.qweight", "I32", [32, 2]), ("m.qzeros", "I32", [2, 2]), ("m.scales", "F16", [2, 16])]
+    quantized("awq", dict(quant_method="awq", bits=4, group_size=16, zero_point=True, version="gemm"), awq)
+    quantized("awq-gemv", dict(quant_method="awq", bits=4, group_size=32, version="gemv"),
+              [("m.qweight", "I32", [8, 8]), ("m.qzeros", "I32", [8, 4]), ("m.scales", "F16", [8, 32])])
+    for bits, words in ((2, 2), (3, 3), (4, 4), (8, 8)):
+        quantized(f"gptq-{bits}", dict(quant_method="gptq", bits=bits, group_size=16, checkpoint_format="gptq"),
+                  [("m.qweight", "I32", [words, 32]), ("m.qzeros", "I32", [2, words]), ("m.scales", "F16", [2, 32])])
+    quantized("gptq-act-order", dict(quant_method="gptq", bits=4, group_size=16, desc_act=True, checkpoint_format="gptq_v2"),
+              [("m.g_idx", "I32", [32]), ("m.qweight", "I32", [4, 8]), ("m.qzeros", "I32", [2, 1]), ("m.scales", "F16", [2, 8])],
+              data=b"\0\0\0\0\1\0\0\0" * 16)
+    quantized("ct-int4", compressed("pack-quantized", num_bits=4, strategy="group", group_size=16),
+              [("m.weight_shape", "I64", [2]), ("m.weight_packed", "I32", [1, 4]), ("m.weight_scale", "BF16", [1, 2])],
+              data=b"\1\0\0\0\0\0\0\0\x20\0\0\0\0\0\0\0" + bytes(range(100)))
+    quantized("ct-int4-asymmetric", compressed("pack-quantized", num_bits=4, strategy="channel", symmetric=False),
+              [("m.weight_shape", "I64", [2]), ("m.weight_packed", "I32", [1, 4]), ("m.weight_scale", "BF16", [1, 1]),
+               ("m.weight_zero_point", "I32", [1, 1])], data=b"\1\0\0\0\0\0\0\0\x20\0\0\0\0\0\0\0" + bytes(range(100)))
+    quantized("ct-int8", compressed("int-quantized", strategy="channel", symmetric=False),
+              [("m.weight", "I8", [4, 16]), ("m.weight_scale", "BF16", [4, 1]), ("m.weight_zero_point", "I8", [4, 1])])
+    quantized("ct-fp8", compressed("float-quantized", type="float", strategy="tensor"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [1])])
+    quantized("ct-block", compressed("naive-quantized", type="float", strategy="block", block_structure=[3, 4]),
+              [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [2, 2])])
+    quantized("fp8-block", dict(quant_method="fp8", weight_block_size=[3, 4]), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale_inv", "F32", [2, 2])])
+    quantized("fp8-static", dict(quant_method="fp8", activation_scheme="static", ignored_layers=["lm_head"]),
+              [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", []), ("m.input_scale", "F32", [])])
+    quantized("fbgemm", dict(quant_method="fbgemm_fp8"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [4, 1])])
+    quantized("mxfp4", dict(quant_method="mxfp4"), [("m_blocks", "U8", [2, 3, 2, 16]), ("m_scales", "U8", [2, 3, 2])])
+    quantized("left-over", dict(quant_method="awq", bits=4, group_size=16), awq[1:])
+
+
+if __name__ == "__main__":
+    main()
