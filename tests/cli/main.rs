@@ -4,6 +4,7 @@ mod config;
 mod config_files;
 mod engines;
 mod export;
+mod f16;
 mod inspect;
 mod killed;
 mod limits;

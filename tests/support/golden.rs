@@ -63,7 +63,9 @@ pub fn goldens() -> Result<Vec<Golden>> {
             let facts: Json = serde_json::from_str(&std::fs::read_to_string(path)?)
                 .with_context(|| format!("{} is not JSON", path.display()))?;
             let asked = |feature: &str| facts["features"][feature].as_bool().unwrap_or(false);
-            let features = Features { batching: asked("batching"), last_k: asked("last_k"), ..Features::default() };
+            let act = (facts["features"]["act"] == "f16").then_some(DType::F16);
+            let features =
+                Features { act, batching: asked("batching"), last_k: asked("last_k"), ..Features::default() };
             let name = facts["case"].as_str().context("case without a name")?.to_owned();
             Ok(Golden { name, features, block: facts["block"].as_u64(), facts })
         })

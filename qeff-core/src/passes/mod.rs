@@ -5,12 +5,14 @@
 //! model as it was. The order is fixed ([`apply`]), so a result does not depend on how it was asked for.
 
 mod batching;
+mod dtype;
 mod last_k;
 mod quantise;
 mod reach;
 
 use std::fmt;
 
+use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::Model;
 
 pub use quantise::quantise;
@@ -22,6 +24,8 @@ pub struct Features {
     pub last_k: bool,
     /// Continuous batching: states have a slot axis of their own, and rows say which slot they use.
     pub batching: bool,
+    /// Element type of activations, states and weights; as described if nobody asks.
+    pub act: Option<DType>,
     /// Positions a request can reach (exclusive), for rotary rules that depend on the current length; 0 if unknown.
     pub reach: u64,
 }
@@ -67,6 +71,9 @@ pub struct Refusal {
 /// The first refusal; the model is then unchanged by the pass that refused.
 pub fn apply(model: &mut Model, features: &Features) -> Result<Vec<PassReport>, Refusal> {
     let mut reports = vec![];
+    if let Some(act) = features.act {
+        reports.push(dtype::apply(model, act)?);
+    }
     // The order is also that of the inputs they add, which is the reference's: batch_index, num_logits_to_keep.
     if features.batching {
         reports.push(batching::apply(model)?);
