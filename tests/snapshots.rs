@@ -73,7 +73,7 @@ fn onnx_of_each_target() -> Result<()> {
 fn features() -> Result<()> {
     let (model, checkpoint) = one_layer("llama/base", "num_hidden_layers")?;
     let mut changed = model.clone();
-    let features = Features { last_k: true, batching: true, reach: 0 };
+    let features = Features { last_k: true, batching: true, ..Features::default() };
     let mut report = String::new();
     for line in apply(&mut changed, &features)? {
         writeln!(report, "{line}")?;

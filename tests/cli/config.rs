@@ -126,6 +126,31 @@ fn gpt2() {
     snapshot("config-gpt2", &spoiled("gpt2/base", &rows));
 }
 
+#[test]
+fn gpt_oss() {
+    let rows = [
+        json!({ "num_local_experts": 4 }),
+        json!({ "num_local_experts": 0 }),
+        json!({ "num_experts_per_tok": 6 }),
+        json!({ "num_experts_per_tok": 0 }),
+        json!({ "num_experts_per_tok": u64::MAX, "num_local_experts": u64::MAX }),
+        json!({ "experts_per_token": 3 }),
+        json!({ "swiglu_limit": 5.0 }),
+        json!({ "swiglu_limit": "7" }),
+        json!({ "hidden_act": "gelu" }),
+        json!({ "intermediate_size": 21 }),
+        json!({ "sliding_window": null }),
+        json!({ "sliding_window": null, "layer_types": "(absent)" }),
+        json!({ "sliding_window": 0 }),
+        json!({ "layer_types": ["sliding_attention", "full_attention"] }),
+        json!({ "layer_types": ["sliding_attention", "full_attention", "chunked_attention"] }),
+        json!({ "attention_bias": "yes" }),
+        json!({ "initial_context_length": "long" }),
+        json!({ "quantization_config": { "quant_method": "mxfp4" } }),
+    ];
+    snapshot("config-gpt-oss", &spoiled("gpt_oss/base", &rows));
+}
+
 /// Values that look odd and are right: what transformers makes of them is what we make of them.
 #[test]
 fn odd_values_that_are_right() {
@@ -142,6 +167,12 @@ fn odd_values_that_are_right() {
         ),
         ("mistral/base", json!({ "attention_bias": false })),
         ("mistral/base", json!({ "sliding_window": null, "layer_types": ["full_attention", "full_attention"] })),
+        ("gpt_oss/base", json!({ "swiglu_limit": 7, "experts_per_token": 2, "initial_context_length": 16 })),
+        (
+            "gpt_oss/base",
+            json!({ "rope_scaling": "(absent)", "layer_types": "(absent)", "sliding_window": "(absent)" }),
+        ),
+        ("gpt_oss/base", json!({ "rope_scaling": null })),
         ("gpt2/base", json!({ "n_embd": "(absent)", "hidden_size": 32 })),
         ("gpt2/base", json!({ "n_head": 7, "num_attention_heads": 4 })),
         ("gpt2/base", json!({ "n_ctx": "(absent)", "n_inner": null })),
@@ -171,6 +202,22 @@ fn published_configs_are_read_whole() {
                 "model_type": "llama", "pad_token_id": 0, "pretraining_tp": 2, "rms_norm_eps": 1e-05, "rope_scaling": null,
                 "tie_word_embeddings": false, "torch_dtype": "float16", "transformers_version": "4.31.0.dev0",
                 "use_cache": true,
+            }),
+        ),
+        (
+            "gpt_oss/base",
+            "gpt-oss 20B, its weights in bf16",
+            json!({
+                "architectures": ["GptOssForCausalLM"], "attention_bias": true, "attention_dropout": 0.0,
+                "eos_token_id": 200_002, "experts_per_token": 2, "hidden_act": "silu", "initial_context_length": 4096,
+                "initializer_range": 0.02, "max_position_embeddings": 131_072, "model_type": "gpt_oss",
+                "output_router_logits": false, "pad_token_id": 199_999, "rms_norm_eps": 1e-05,
+                "rope_scaling": {
+                    "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+                    "rope_type": "yarn", "truncate": false,
+                },
+                "rope_theta": 150_000, "router_aux_loss_coef": 0.9, "swiglu_limit": 7.0, "tie_word_embeddings": false,
+                "transformers_version": "4.55.0.dev0", "use_cache": true,
             }),
         ),
         (
@@ -294,7 +341,7 @@ fn odd_values_never_panic() {
                     continue;
                 }
                 for target in [Target::Aic, Target::Cpu] {
-                    let features = Features { last_k: true, batching: true, reach: 100 };
+                    let features = Features { last_k: true, batching: true, reach: 100, ..Features::default() };
                     prepare(model.clone(), checkpoint.weights.index(), &features, target)
                         .unwrap_or_else(|error| panic!("{name} with {field} = {value}: {error:#}"));
                 }

@@ -53,7 +53,8 @@ fn numbers_that_do_not_fit_become_the_largest_and_are_told_of() {
         tensor.dtype = Dtype::F32;
         let tensor = tensors.iter_mut().find(|tensor| tensor.name == "lm_head.weight").expect("a head");
         let width = tensor.shape.iter().product();
-        tensor.data = std::iter::once(65505f32).chain(std::iter::repeat(1.0)).take(width).flat_map(f32::to_le_bytes).collect();
+        tensor.data =
+            std::iter::once(65505f32).chain(std::iter::repeat(1.0)).take(width).flat_map(f32::to_le_bytes).collect();
         tensor.dtype = Dtype::F32;
     });
     let place = tempfile::tempdir().expect("a folder");

@@ -64,6 +64,16 @@ fn equals_the_reference_however_it_is_batched() {
 }
 
 #[test]
+fn quantised_checkpoints_equal_the_reference() {
+    let names = qeff::fixtures_of("quantized");
+    for name in names.iter().filter(|name| fixture(name).is_dir()) {
+        let cases = cases(&fixture(name)).expect("a fixture");
+        check(name, &cases, "--prompt-len 8 --batch-size 2 --quantized dequantize");
+        check(name, &cases, "--prompt-len 8 --batch-size 2 --quantized keep");
+    }
+}
+
+#[test]
 fn shape_of_the_document() {
     let outcome = qeff("run").model(&llama()).words("--json --prompt-ids 1,2 --max-new-tokens 2").succeeds();
     assert_eq!(outcome.stdout.lines().count(), 1, "nothing but the document");

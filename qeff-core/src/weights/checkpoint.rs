@@ -94,8 +94,8 @@ pub enum CheckpointError {
     Quantized(#[from] QuantizedError),
     /// A config that says the weights are quantised, and weights of which none is.
     #[error(
-        "{}: expected quantised weights ({scheme}), whose parts end in {parts}; found none: take the field out of \
-         config.json if the weights are what they seem", path.display()
+        "{}: expected quantised weights ({scheme}), whose parts end in {parts}; found none: if the weights are what they \
+         seem, take away `quantization_config`, or the file that stands in for it", path.display()
     )]
     NotQuantized {
         /// One of the weight files.

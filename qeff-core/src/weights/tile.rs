@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::kernel::{Move, Nest};
 
-/// Larger tiles gain no speed, they only cost memory.
-const LARGEST_TILE: u64 = 16 << 20;
+/// Larger tiles gain no speed, they only cost memory; smaller ones of a transposed weight are written in shorter runs.
+const LARGEST_TILE: u64 = 64 << 20;
 
 /// Stored bytes read at a time: they stay in a core's second-level cache until they are used.
 const LARGEST_PIECE: u64 = 512 << 10;

@@ -1,8 +1,8 @@
-//! Packed storage: all weights of a graph in one external-data file.
+//! Packed storage: all weights of a graph in few external-data files.
 //!
-//! The file is written once, by all workers at once, each tile to its place. It grows beside its final name and is
-//! renamed when every byte is on the disk, so a file that has the name is whole, and a process that has mapped an older
-//! one keeps it.
+//! The files are written once, by all workers at once, each tile to its place. They grow beside their final names and are
+//! renamed when every byte is written, so a file that has the name is whole, and a process that has mapped an older one
+//! keeps it.
 //!
 //! This module knows offsets and files. It does not know ONNX: who refers to the file gets names, offsets and lengths.
 
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -30,6 +30,12 @@ const ALIGNMENT: u64 = 64;
 const PAGE: u64 = 4096;
 
 const LARGE: u64 = 1 << 20;
+
+/// Weights are spread over this many files: the system lets one thread at a time write into a file.
+const FILES: u64 = 4;
+
+/// Smallest size at which spreading them begins a new file.
+const SMALLEST_FILE: u64 = 256 << 20;
 
 /// A weight to be written.
 #[derive(Debug, Clone)]
@@ -67,7 +73,8 @@ pub struct Progress {
 pub struct PackOptions<'a> {
     /// Bytes of memory for all workers together: tiles, and stored bytes they hold on to.
     pub budget: usize,
-    /// Bytes after which a new file is begun. A tensor is never split, so one that is longer is a file of its own.
+    /// Bytes after which a new file is begun, at the latest. A tensor is never split, so one that is longer is a file of its
+    /// own.
     pub file_limit: u64,
     /// Whether the files are on the disk, not only with the system, when the call returns. Without it a power cut soon
     /// afterwards may leave a file with its name and not all of its bytes, as it does with `cp`.
@@ -301,6 +308,7 @@ fn io_error(path: &Path, error: io::Error, needed: u64) -> PackError {
 
 /// What goes where.
 struct Layout<'r, 's> {
+    /// In the order in which they lie: one file after the other, and front to back.
     jobs: Vec<Job<'r, 's>>,
     /// The job of each request.
     of_request: Vec<usize>,
@@ -317,14 +325,9 @@ impl<'r, 's> Layout<'r, 's> {
         options: &PackOptions<'_>,
     ) -> Result<Self, PackError> {
         let workers = rayon::current_num_threads();
-        let mut layout = Self {
-            jobs: Vec::new(),
-            of_request: Vec::with_capacity(requests.len()),
-            lengths: Vec::new(),
-            tiles: 0,
-            workers,
-        };
+        let mut of_request = Vec::with_capacity(requests.len());
         let mut known = HashMap::new();
+        let mut evaluations = vec![];
         for request in requests {
             // Checked as it was written: simplifying may remove a step that does not fit.
             let failed = |error| weight_error(request, error);
@@ -332,14 +335,18 @@ impl<'r, 's> Layout<'r, 's> {
             let canonical = request.expr.clone().simplified(source.index());
             // The text form is exact, and unlike the expression it can be hashed.
             let key = (canonical.to_string(), request.dtype);
-            let next = layout.jobs.len();
+            let next = evaluations.len();
             let at = *known.entry(key).or_insert(next);
-            layout.of_request.push(at);
-            if at < next {
-                continue;
+            of_request.push(at);
+            if at == next {
+                evaluations.push((request, Evaluation::new(&canonical, request.dtype, source).map_err(failed)?));
             }
-            let evaluation = Evaluation::new(&canonical, request.dtype, source).map_err(failed)?;
-            let (file, offset) = layout.place(evaluation.byte_len(), options.file_limit);
+        }
+        let total: u64 = evaluations.iter().map(|(_, evaluation)| evaluation.byte_len()).sum();
+        let limit = total.div_ceil(FILES).max(SMALLEST_FILE).min(options.file_limit);
+        let mut layout = Self { jobs: Vec::new(), of_request, lengths: Vec::new(), tiles: 0, workers };
+        for (request, evaluation) in evaluations {
+            let (file, offset) = layout.place(evaluation.byte_len(), limit);
             let tiling = evaluation.tiles(options.budget / workers);
             let tiles_before = layout.tiles;
             layout.tiles += tiling.len();
@@ -363,27 +370,31 @@ impl<'r, 's> Layout<'r, 's> {
         }
     }
 
+    /// The tiles of each file, to be drawn in order, so that each file is read and written front to back.
+    fn queues(&self) -> Vec<Queue> {
+        let first = |file: usize| {
+            let at = self.jobs.partition_point(|job| job.file < file);
+            self.jobs.get(at).map_or(self.tiles, |job| job.tiles_before)
+        };
+        (0..self.lengths.len()).map(|file| Queue { next: first(file).into(), end: first(file + 1) }).collect()
+    }
+
     /// Evaluates all tiles into `files`; an error comes with the job it belongs to.
     fn write(&self, files: &[NamedTempFile], options: &PackOptions<'_>) -> Result<Written, (usize, EvalError)> {
         let total = self.jobs.iter().map(|job| job.evaluation.byte_len()).sum();
-        let next = AtomicU64::new(0);
+        let (queues, claimed) = (self.queues(), AtomicUsize::new(0));
         let stop = AtomicBool::new(false);
         let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
         let error = Mutex::new(None);
         // By job; few weights have any, so nobody waits.
         let clipped: Mutex<BTreeMap<usize, Clipped>> = Mutex::default();
-        // Workers draw tiles in order, so that together they read and write front to back.
-        let work = || {
-            let mut scratch = Scratch::default();
+        let drain = |queue: &Queue, scratch: &mut Scratch| {
             while !stop.load(Ordering::Relaxed) && !options.is_interrupted() {
-                let tile = next.fetch_add(1, Ordering::Relaxed);
-                if tile >= self.tiles {
-                    break;
-                }
+                let Some(tile) = queue.draw() else { return };
                 let at = self.jobs.partition_point(|job| job.tiles_before <= tile) - 1;
                 let job = &self.jobs[at];
                 let sink = Positioned { file: files[job.file].as_file(), offset: job.offset };
-                match job.evaluation.write_tile(&job.tiling, tile - job.tiles_before, &mut scratch, &sink) {
+                match job.evaluation.write_tile(&job.tiling, tile - job.tiles_before, scratch, &sink) {
                     Ok(traffic) => {
                         read.fetch_add(traffic.read, Ordering::Relaxed);
                         if traffic.clipped.count > 0 {
@@ -401,6 +412,14 @@ impl<'r, 's> Layout<'r, 's> {
                     }
                 }
             }
+        };
+        let work = || {
+            let mut scratch = Scratch::default();
+            // Each worker has a file to itself for as long as there are files, then it helps with those of others.
+            while let Some(queue) = queues.get(claimed.fetch_add(1, Ordering::Relaxed)) {
+                drain(queue, &mut scratch);
+            }
+            queues.iter().for_each(|queue| drain(queue, &mut scratch));
         };
         rayon::scope(|scope| {
             for _ in 0..self.workers {
@@ -428,6 +447,19 @@ struct Written {
     read: u64,
     written: u64,
     clipped: Vec<(String, Clipped)>,
+}
+
+/// Tiles that follow one another.
+struct Queue {
+    next: AtomicU64,
+    end: u64,
+}
+
+impl Queue {
+    fn draw(&self) -> Option<u64> {
+        let tile = self.next.fetch_add(1, Ordering::Relaxed);
+        (tile < self.end).then_some(tile)
+    }
 }
 
 struct StopOnPanic<'a>(&'a AtomicBool);

@@ -78,7 +78,7 @@ enum Strategy {
 #[derive(Debug)]
 enum Pattern {
     Name(String),
-    Begins(Regex),
+    Begins(Regex, String),
     Linear,
 }
 
@@ -90,8 +90,8 @@ impl Pattern {
             Some(pattern) => regex::RegexBuilder::new(&format!("^(?:{pattern})"))
                 .size_limit(MAX_PATTERN)
                 .build()
-                .map(Pattern::Begins)
-                .map_err(|_| config.unsupported(key, format!("patterns without look-around; `{text}` cannot be read"))),
+                .map_err(|_| config.unsupported(key, format!("patterns without look-around; `{text}` cannot be read")))
+                .map(|regex| Pattern::Begins(regex, pattern.to_owned())),
         };
         config.texts(key)?.into_iter().map(pattern).collect()
     }
@@ -99,17 +99,18 @@ impl Pattern {
     fn matches(&self, module: &str) -> bool {
         match self {
             Pattern::Name(name) => name == module,
-            Pattern::Begins(pattern) => pattern.is_match(module),
+            Pattern::Begins(pattern, _) => pattern.is_match(module),
             Pattern::Linear => true,
         }
     }
 
-    /// Which of two patterns that match decides: names, then beginnings, then classes.
-    fn rank(&self) -> u8 {
+    /// Which of two patterns that match decides, the lesser one: names before beginnings before classes, and of two of a
+    /// kind the first in the order of the alphabet.
+    fn rank(&self) -> (u8, &str) {
         match self {
-            Pattern::Name(_) => 0,
-            Pattern::Begins(_) => 1,
-            Pattern::Linear => 2,
+            Pattern::Name(name) => (0, name),
+            Pattern::Begins(_, pattern) => (1, pattern),
+            Pattern::Linear => (2, ""),
         }
     }
 }
@@ -175,11 +176,19 @@ impl Compressed {
         if self.ignored.iter().any(|pattern| pattern.matches(module)) {
             return None;
         }
-        let targets = self.groups.iter().flat_map(|group| group.targets.iter().map(move |target| (target, group.form)));
-        targets
-            .filter(|(target, _)| target.matches(module))
-            .min_by_key(|(target, _)| target.rank())
-            .map(|(_, form)| form)
+        // Of two equal targets the later one counts.
+        let groups = self.groups.iter().rev();
+        let targets = groups.flat_map(|group| group.targets.iter().map(move |target| (target, group.form)));
+        let matching = targets.filter(|(target, _)| target.matches(module));
+        matching.min_by_key(|(target, _)| target.rank()).map(|(_, form)| form)
+    }
+}
+
+#[cfg(test)]
+impl Compressed {
+    /// Bits of a module's weight, if it is quantised.
+    pub(super) fn bits_of(&self, module: &str) -> Option<u32> {
+        self.form_of(module).map(|form| form.bits)
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Fp8 {
     method: &'static str,
     /// Rows and columns that share a scale of `weight_scale_inv`.
     block: [u64; 2],
-    /// Modules that are not quantised: names, or pieces of names.
+    /// Modules that are not quantised: names, or parts of names.
     skipped: Vec<String>,
 }
 
@@ -79,9 +79,10 @@ impl Fp8 {
         Ok(())
     }
 
-    /// Whether the config says that a module is not quantised. transformers looks for the pieces anywhere in its name.
+    /// Whether the config says that a module is not quantised: by its name, or by parts of it from dot to dot.
     fn skips(&self, module: &str) -> bool {
-        self.skipped.iter().any(|piece| module.contains(piece.as_str()))
+        let module = format!(".{module}.");
+        self.skipped.iter().any(|skipped| module.contains(&format!(".{skipped}.")))
     }
 }
 

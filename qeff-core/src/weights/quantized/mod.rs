@@ -198,4 +198,6 @@ impl Checkpoint {
 }
 
 #[cfg(test)]
+mod layouts_tests;
+#[cfg(test)]
 mod tests;
