@@ -25,7 +25,7 @@ const INVALID: i64 = i32::MAX as i64;
 #[test]
 fn every_golden() {
     let goldens = goldens().unwrap();
-    assert_eq!(goldens.len(), 19, "goldens found");
+    assert_eq!(goldens.len(), 20, "goldens found");
     let mut failures = vec![];
     for golden in &goldens {
         let found = check(golden).unwrap_or_else(|error| vec![format!("{error:#}")]);

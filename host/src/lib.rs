@@ -1,7 +1,9 @@
 //! qeff host.
 
+pub mod artifacts;
 pub mod checkpoint;
 pub mod cli;
+pub mod compile;
 pub mod describe;
 pub mod engines;
 pub mod forms;
@@ -12,5 +14,6 @@ pub mod interrupt;
 pub mod linking;
 pub mod plugins;
 pub mod prepare;
+pub mod qpc;
 pub mod runtime;
 pub mod text;

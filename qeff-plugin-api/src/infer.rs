@@ -169,6 +169,10 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
     if let Some(sinks) = optional(operands, A::SINKS) {
         expect(sinks.dims == [Dim::Fixed(heads)], "sinks", &format!("[{heads}], a score for each head of q"), sinks)?;
     }
+    if let Some(context) = optional(operands, A::CONTEXT) {
+        expect(context.elem == Elem::I64 && context.rank() == 1, "context", "i64[length]", context)?;
+        expect(cached, "k", "a state, of which context says how much is read", k)?;
+    }
     // Sizes come from strangers too, so their product may not fit.
     let Some(width) = v.dims[3].fixed().and_then(|width| heads.checked_mul(width)) else {
         return Err(Mismatch::Operand { operand: "v", expected: "a fixed width".into(), found: v.to_string() });

@@ -56,7 +56,7 @@ impl Place {
     }
 
     fn engines(&self, verb: &str) -> Command {
-        qeff("engines").arg(verb).env("QEFF_HOME", &self.home(), "HOME")
+        qeff("engines").arg(verb).home(&self.home())
     }
 
     fn install(&self) -> Command {
@@ -64,11 +64,7 @@ impl Place {
     }
 
     fn run(&self) -> Command {
-        qeff("run").model(&llama()).words("--prompt-ids 1,2,3 --max-new-tokens 2").env(
-            "QEFF_HOME",
-            &self.home(),
-            "HOME",
-        )
+        qeff("run").model(&llama()).words("--prompt-ids 1,2,3 --max-new-tokens 2").home(&self.home())
     }
 
     /// What is in the folder of engines; a test that refuses leaves it empty.
@@ -130,7 +126,7 @@ fn libraries_that_do_not_do_are_refused_by_path_and_reason() {
     add("no such file", place.run().path("--ort-library", Path::new("/nowhere/lib.so"), "LIBRARY").refuses());
     add("a folder", place.run().path("--ort-library", place.dir.path(), "FOLDER").refuses());
     add("no library, by flag", place.run().path("--ort-library", &text, "LIBRARY").refuses());
-    add("no library, by variable", place.run().env(LIBRARY_VARIABLE, &text, "LIBRARY").refuses());
+    add("no library, by variable", place.run().path_variable(LIBRARY_VARIABLE, &text, "LIBRARY").refuses());
     let wrong = place.file(&installed, b"\x7fELF, but not the bytes that were installed");
     add("installed, and changed since", place.run().refuses());
     let listed = place.engines("list").succeeds().stdout.replace(&place.home().display().to_string(), "HOME");
@@ -208,7 +204,7 @@ fn both_engines_answer_alike() {
     {
         assert_eq!(rten["generated_ids"], ort["generated_ids"]);
     }
-    let outcome = Place::new().run().env(LIBRARY_VARIABLE, &located.path, "LIBRARY").succeeds();
+    let outcome = Place::new().run().path_variable(LIBRARY_VARIABLE, &located.path, "LIBRARY").succeeds();
     assert!(outcome.stderr.starts_with("engine: ONNX Runtime 1."), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("LIBRARY (ORT_DYLIB_PATH)"), "{}", outcome.stderr);
 }

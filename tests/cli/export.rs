@@ -119,6 +119,15 @@ fn a_context_that_the_model_does_not_have() {
 }
 
 #[test]
+fn context_lengths_are_for_cards() {
+    let place = tempfile::tempdir().expect("a folder");
+    let output = place.path().join("new");
+    let said = refused(export(&llama(), &output).words("--ccl-enabled --target cpu"), &output);
+    assert!(said.contains("context lengths are for cards"), "{said}");
+    export(&llama(), &output).words("--ccl-enabled --full-batch-size 2").succeeds();
+}
+
+#[test]
 fn an_output_that_is_a_file() {
     let place = tempfile::tempdir().expect("a folder");
     let file = place.path().join("file");

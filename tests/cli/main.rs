@@ -1,5 +1,7 @@
 //! The whole command: what is typed, what comes out of stdout and stderr, and the exit code.
 
+mod compile;
+mod compile_goldens;
 mod config;
 mod config_files;
 mod engines;

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 CASES = [
-    "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-tied", "llama-rope3",
-    "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
+    "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-gqa+ccl", "llama-tied",
+    "llama-rope3", "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
     "llama-gqa+fp16",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
@@ -33,7 +33,9 @@ def trimmed(case: str, recording: dict) -> dict:
     features = case.split("+")[1:]
     return {
         "case": case,
-        "features": {"batching": "cb" in features, "last_k": "tlm" in features, **({"act": "f16"} if "fp16" in features else {})},
+        "features": {"batching": "cb" in features, "last_k": "tlm" in features}
+        | ({"context": True} if "ccl" in features else {})
+        | ({"act": "f16"} if "fp16" in features else {}),
         **quantised(model, config),
         "config": {key: config[key] for key in CONFIG if key in config},
         "ir_version": model["ir_version"],

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Command {
     inner: assert_cmd::Command,
     temporary: TempDir,
-    /// Where nothing is installed: what a user has in theirs is no part of a test.
+    /// Where the command keeps artifacts and looks for engines, unless a test says where.
     _home: TempDir,
     filters: Vec<(String, &'static str)>,
 }
@@ -37,8 +37,24 @@ impl Command {
         let temporary = tempfile::tempdir().expect("a temporary folder");
         inner.arg(verb).env("TMPDIR", temporary.path()).env("COLUMNS", "100").timeout(PATIENCE);
         let home = tempfile::tempdir().expect("a temporary folder");
-        inner.env_remove("RUST_BACKTRACE").env_remove("ORT_DYLIB_PATH").env("QEFF_HOME", home.path());
+        inner.env("QEFF_HOME", home.path().join("home"));
+        for variable in ["RUST_BACKTRACE", "QAIC_SDK_ROOT", "QNN_SDK_ROOT", "ORT_DYLIB_PATH"] {
+            inner.env_remove(variable);
+        }
         Command { inner, temporary, _home: home, filters: vec![] }
+    }
+
+    /// Keeps artifacts below `home`; messages show it as `HOME`.
+    pub fn home(mut self, home: &Path) -> Self {
+        self.filters.push((home.display().to_string(), "HOME"));
+        self.inner.env("QEFF_HOME", home);
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.inner.env(name, value);
+        self
     }
 
     /// Adds an argument.
@@ -65,7 +81,7 @@ impl Command {
     }
 
     /// Sets an environment variable to a path, which messages will show as `name`.
-    pub fn env(mut self, variable: &str, path: &Path, name: &'static str) -> Self {
+    pub fn path_variable(mut self, variable: &str, path: &Path, name: &'static str) -> Self {
         self.filters.push((path.display().to_string(), name));
         self.inner.env(variable, path);
         self

@@ -11,6 +11,7 @@ use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 use serde_json::Value as Json;
 
 use crate::root;
+use crate::scratch::Stored;
 
 /// One recorded export.
 #[derive(Debug)]
@@ -64,8 +65,13 @@ pub fn goldens() -> Result<Vec<Golden>> {
                 .with_context(|| format!("{} is not JSON", path.display()))?;
             let asked = |feature: &str| facts["features"][feature].as_bool().unwrap_or(false);
             let act = (facts["features"]["act"] == "f16").then_some(DType::F16);
-            let features =
-                Features { act, batching: asked("batching"), last_k: asked("last_k"), ..Features::default() };
+            let features = Features {
+                act,
+                batching: asked("batching"),
+                last_k: asked("last_k"),
+                context: asked("context"),
+                ..Features::default()
+            };
             let name = facts["case"].as_str().context("case without a name")?.to_owned();
             Ok(Golden { name, features, block: facts["block"].as_u64(), facts })
         })
@@ -73,6 +79,25 @@ pub fn goldens() -> Result<Vec<Golden>> {
 }
 
 impl Golden {
+    /// A checkpoint of the config whose weights are all zero.
+    pub fn checkpoint(&self) -> Result<tempfile::TempDir> {
+        let dir = tempfile::tempdir()?;
+        std::fs::write(dir.path().join("config.json"), self.facts["config"].to_string())?;
+        let tensors = self.tensors()?;
+        let stored: Vec<_> = tensors
+            .index()
+            .iter()
+            .map(|(name, info)| {
+                let shape: Vec<usize> = info.shape.iter().map(|&n| n as usize).collect();
+                let data = vec![0; 4 * shape.iter().product::<usize>()];
+                Stored { name: name.to_owned(), dtype: safetensors::Dtype::F32, shape, data }
+            })
+            .collect();
+        let named = stored.iter().map(|tensor| (tensor.name.as_str(), tensor));
+        safetensors::serialize_to_file(named, None, &dir.path().join("model.safetensors"))?;
+        Ok(dir)
+    }
+
     /// The config of the exported model.
     pub fn config(&self) -> Result<Config> {
         Ok(Config::parse(&self.facts["config"].to_string())?)

@@ -4,6 +4,7 @@ pub mod golden;
 
 pub mod command;
 pub mod scratch;
+pub mod sdk;
 
 use std::path::{Path, PathBuf};
 

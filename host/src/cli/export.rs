@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Logits of the last K positions (a speculation target). K is fixed when the graph is compiled.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1024))]
     num_logits_to_keep: Option<u32>,
+    /// Context lengths: attention reads the beginning of the cache only, as much as is fixed when the graph is compiled.
+    #[arg(long)]
+    ccl_enabled: bool,
     /// Positions of a sequence; decides rotary rules that depend on the length (dynamic, longrope).
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     ctx_len: Option<u32>,
@@ -154,6 +157,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         last_k: args.num_logits_to_keep.is_some(),
         batching: args.full_batch_size.is_some(),
         act,
+        context: args.ccl_enabled,
         reach: args.ctx_len.map_or(0, u64::from),
     };
     let (quantised, report) = forms.quantised(&mut described.model, &checkpoint.weights)?;

@@ -2,10 +2,14 @@
 //!
 //! stdout is data, stderr is talk. Exit codes: 0 done, 1 the user's input, 2 our mistake, 3 an external tool or device.
 
+mod cache;
+mod compile;
+mod doctor;
 mod engines;
 mod export;
 mod forms;
 mod inspect;
+mod on_cards;
 mod plugins;
 mod prompts;
 mod run;
@@ -23,10 +27,12 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use qeff_core::validate::Findings;
 
 use crate::checkpoint::Checkpoint;
+use crate::compile::ChildError;
 use crate::describe::{DescribeOptions, Described, describe};
 use crate::engines::InstallError;
 use crate::generate::GenerateError;
 use crate::plugins::{PluginsError, Registry};
+use crate::qpc::{NoSdk, ToolFailure};
 use crate::runtime::RuntimeError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
@@ -50,12 +56,18 @@ enum Verb {
     Run(Box<run::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
+    /// Compile a model for AI 100.
+    Compile(Box<compile::Args>),
     /// Show what a checkpoint is and how it is described.
     Inspect(inspect::Args),
     /// Show or install what executes on the CPU.
     Engines(engines::Args),
     /// Show the plugins that describe models.
     Plugins(plugins::Args),
+    /// Show or throw away what is kept: exports and compiled programs.
+    Cache(cache::Args),
+    /// Show which SDKs and cards are here, and what follows.
+    Doctor(doctor::Args),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -146,6 +158,9 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Export(args) => export::run(&args),
+        Verb::Compile(args) => compile::run(&args),
+        Verb::Cache(args) => cache::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
@@ -197,10 +212,16 @@ fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         .collect()
 }
 
-/// 2 if the engine, a plugin or a pass failed at what it has to be able to do, 3 if a program of somebody else's did, else
-/// 1: the user's input.
+/// 2 if the engine, a plugin or a pass failed at what it has to be able to do, 3 if a tool that is not ours did, else 1: the
+/// user's input. Ctrl-C has the code that shells give it.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if matches!(error.downcast_ref(), Some(ChildError::Interrupted)) {
+        return 130;
+    }
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
+        return 3;
+    }
+    if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<on_cards::NoRuntime>() {
         return 3;
     }
     let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. });
@@ -242,6 +263,8 @@ mod tests {
             (InstallError::Pip { said: "no network".into() }.into(), 3),
             (InstallError::Platform.into(), 1),
             (anyhow::Error::new(Findings(vec![])).context("a pass left the model invalid"), 2),
+            (NoSdk { qnn: false }.into(), 3),
+            (ChildError::Interrupted.into(), 130),
         ];
         for (error, code) in cases {
             assert_eq!(exit_code(&error), code, "{error:#}");

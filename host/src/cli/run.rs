@@ -1,4 +1,4 @@
-//! `run`: generate text with a model, on the CPU.
+//! `run`: generate text with a model, on the CPU, or on cards as far as that is built.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,11 +8,14 @@ use qeff_core::lower::{Quantised, Target};
 use serde_json::json;
 
 use super::ModelArgs;
+use super::compile::args::CardArgs;
 use super::engines::EngineArgs;
 use super::forms::{self, FormArgs};
+use super::on_cards;
 use super::prompts::{Prompt, PromptArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
+use crate::compile::Shape;
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
 use crate::prepare::{self, CpuOptions};
 use crate::text::chat::ChatOptions;
@@ -68,6 +71,8 @@ pub(crate) struct Args {
     chat_template: Option<std::path::PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    cards: CardArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -122,13 +127,30 @@ impl SamplingArgs {
     }
 }
 
+impl Args {
+    /// Sizes that cards are compiled for.
+    fn shape(&self) -> Shape {
+        Shape {
+            prompt_len: self.prompt_len.map(u64::from),
+            ctx_len: self.ctx_len.map(u64::from),
+            batch_size: self.batch_size.map(u64::from),
+            full_batch_size: self.full_batch_size.map(u64::from),
+            ..Shape::default()
+        }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     // What can be wrong with the flags is said before any file is opened.
     let prompts = args.prompts.prompts()?;
     let sampling = args.sampling.sampling()?;
-    let forms = args.forms.forms(Target::Cpu)?;
     StopStrings::new(args.stop.clone())?;
+    let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
+    if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
+        bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
+    }
+    let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
 
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let needs_text = !args.stop.is_empty() || prompts.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
@@ -137,6 +159,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let described = args.model.describe_opened(&checkpoint)?;
     talk::warnings(&described.warnings);
+    if on_cards {
+        check_ids(&encoded, &described.model)?;
+        let lens: Vec<usize> = encoded.iter().map(Vec::len).collect();
+        return on_cards::run(&args.cards, forms, args.shape(), &lens, described, &checkpoint);
+    }
     if !args.json {
         talk::notes(&described.notes);
     }

@@ -71,6 +71,16 @@ pub(crate) fn bytes_bar(what: &'static str, total: u64) -> ProgressBar {
     }
 }
 
+/// How long something has been going on, on a terminal only. Nothing is shown before it has a message.
+pub(crate) fn spinner() -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let spinner = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        spinner.set_style(style);
+    }
+    spinner
+}
+
 /// Most memory that the process has had resident, in bytes; `None` where the system does not say.
 pub(crate) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -15,6 +15,7 @@ use zip::result::ZipError;
 
 use super::release::{Release, VERSION};
 use super::{engines_dir, installed_path};
+use crate::artifacts::hex;
 use crate::home::NoHome;
 
 /// Where the wheel comes from.
@@ -251,8 +252,4 @@ pub(super) fn sha256(mut from: impl Read) -> io::Result<String> {
             count => hash.update(&buffer[..count]),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

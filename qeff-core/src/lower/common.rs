@@ -1,5 +1,7 @@
 //! Operators that both targets write with the same nodes.
 
+use std::fmt;
+
 use qeff_plugin_api::graph::{
     Attention, AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, Op, RmsNorm, Select, SelectMode, StateKind,
     ValueId,
@@ -13,6 +15,31 @@ use super::writer::{Attr, Writer};
 /// An operand that a valid node has.
 pub(super) fn operand(node: &Node, index: usize) -> ValueId {
     node.operand(index).unwrap_or_else(|| unreachable!("a valid {} has operand {index}", node.op.name()))
+}
+
+/// Which rows of a state are read: all along its axis, or as many as an input is long. It prints as what tells it apart.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reach {
+    /// Symbol of the axis.
+    pub(super) axis: Dim,
+    /// The input.
+    pub(super) context: Option<ValueId>,
+}
+
+impl Reach {
+    /// All rows along an axis.
+    pub(super) fn whole(axis: &Dim) -> Self {
+        Reach { axis: axis.clone(), context: None }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.context {
+            Some(context) => write!(f, "{} {context:?}", self.axis),
+            None => write!(f, "{}", self.axis),
+        }
+    }
 }
 
 impl Writer<'_> {
@@ -178,10 +205,26 @@ impl Writer<'_> {
         self.shared(format!("length {axis}"), |w| w.dim(&first, 2))
     }
 
-    /// Row numbers of the states along `axis`, `[L]`.
-    pub(super) fn state_rows(&mut self, axis: &Dim) -> String {
-        let length = self.state_length(axis);
-        self.shared(format!("rows {axis}"), |w| {
+    /// The rows of a state that attention reads.
+    pub(super) fn reach(&self, node: &Node, state: ValueId) -> Reach {
+        Reach { axis: self.program.ty(state).dims[2].clone(), context: node.operand(Attention::CONTEXT) }
+    }
+
+    /// How many rows are read, 0-dimensional.
+    pub(super) fn rows_read(&mut self, reach: &Reach) -> String {
+        match reach.context {
+            Some(context) => {
+                let context = self.name(context);
+                self.shared(format!("length {reach}"), |w| w.dim(&context, 0))
+            }
+            None => self.state_length(&reach.axis),
+        }
+    }
+
+    /// Numbers of the rows that are read, `[L]`.
+    pub(super) fn state_rows(&mut self, reach: &Reach) -> String {
+        let length = self.rows_read(reach);
+        self.shared(format!("rows {reach}"), |w| {
             let (zero, one) = (w.int(0), w.int(1));
             w.node("Range", &[&zero, &length, &one], &[])
         })
@@ -190,7 +233,7 @@ impl Writer<'_> {
     /// `[B, 1, S, L]`, true where a key is hidden from a query; `None` if none is.
     pub(super) fn hidden_keys(
         &mut self,
-        axis: &Dim,
+        reach: &Reach,
         kind: StateKind,
         positions: ValueId,
         mask: AttentionMask,
@@ -201,10 +244,10 @@ impl Writer<'_> {
             AttentionMask::Sliding(window) => Some(window),
         };
         let keys = match kind {
-            StateKind::Full => self.state_rows(axis),
-            StateKind::Rolling => self.rolling_keys(axis, positions),
+            StateKind::Full => self.state_rows(reach),
+            StateKind::Rolling => self.rolling_keys(&reach.axis, positions),
         };
-        Some(self.shared(format!("hidden {axis} {kind:?} {positions:?} {mask:?}"), |w| {
+        Some(self.shared(format!("hidden {reach} {kind:?} {positions:?} {mask:?}"), |w| {
             let keys = match kind {
                 StateKind::Full => w.unsqueeze(&keys, &[0, 1, 2]),
                 StateKind::Rolling => w.unsqueeze(&keys, &[1, 2]),

@@ -8,6 +8,7 @@
 use qeff_plugin_api::graph::{Dim, ValueId};
 
 use super::Target;
+use super::common::Reach;
 use super::writer::Writer;
 
 impl Writer<'_> {
@@ -49,7 +50,8 @@ impl Writer<'_> {
 
     /// The position that each row holds after the writes of a call, `[B, L]`; negative if it holds none.
     pub(super) fn rolling_keys(&mut self, axis: &Dim, positions: ValueId) -> String {
-        let (length, newest, rows) = (self.rolling_length(axis), self.newest(positions), self.state_rows(axis));
+        let (length, newest, rows) =
+            (self.rolling_length(axis), self.newest(positions), self.state_rows(&Reach::whole(axis)));
         let slack = self.target == Target::Cpu;
         self.shared(format!("rolling keys {axis} {positions:?}"), |w| {
             let turn = w.node("Mod", &[&newest, &length], &[]);

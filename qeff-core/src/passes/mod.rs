@@ -5,6 +5,7 @@
 //! model as it was. The order is fixed ([`apply`]), so a result does not depend on how it was asked for.
 
 mod batching;
+mod context;
 mod dtype;
 mod last_k;
 mod quantise;
@@ -22,6 +23,8 @@ pub use quantise::quantise;
 pub struct Features {
     /// Logits of the last k valid positions instead of the last one; k is the length of input `num_logits_to_keep`.
     pub last_k: bool,
+    /// Attention reads the beginning of the cache only; how much is the length of input `comp_ctx_lengths`.
+    pub context: bool,
     /// Continuous batching: states have a slot axis of their own, and rows say which slot they use.
     pub batching: bool,
     /// Element type of activations, states and weights; as described if nobody asks.
@@ -74,7 +77,11 @@ pub fn apply(model: &mut Model, features: &Features) -> Result<Vec<PassReport>, 
     if let Some(act) = features.act {
         reports.push(dtype::apply(model, act)?);
     }
-    // The order is also that of the inputs they add, which is the reference's: batch_index, num_logits_to_keep.
+    // The order is also that of the inputs they add, which is the reference's: comp_ctx_lengths, batch_index,
+    // num_logits_to_keep.
+    if features.context {
+        reports.push(context::apply(model)?);
+    }
     if features.batching {
         reports.push(batching::apply(model)?);
     }

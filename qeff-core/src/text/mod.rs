@@ -50,6 +50,7 @@ const ATTENTION_OPTIONAL: &[(&str, usize)] = &[
     ("mask", Attention::KEY_MASK),
     ("batch", Attention::BATCH_INDEX),
     ("sinks", Attention::SINKS),
+    ("context", Attention::CONTEXT),
 ];
 
 /// Labels of the optional operands of `Select`.

@@ -68,7 +68,7 @@ fn types(report: &Report<'_, '_>, node: &Node) -> Vec<Problem> {
         Op::Embedding(_) | Op::RmsNorm(_) => 2,
         Op::Linear(_) => 3,
         Op::Rotary(_) => 4,
-        Op::Attention(_) => Attention::SINKS + 1,
+        Op::Attention(_) => Attention::CONTEXT + 1,
         Op::Experts(_) => Experts::DOWN_BIAS + 1,
         Op::Select(_) => Select::KEEP + 1,
     };

@@ -65,6 +65,8 @@ pub enum Role {
     BatchIndex,
     /// How many logits rows to keep, by the length of its first axis.
     Keep,
+    /// How many positions attention looks at, by the length of its only axis.
+    Context,
     /// Scores over the vocabulary.
     Logits,
     /// Last hidden states.
@@ -81,6 +83,7 @@ impl Role {
         (Role::Mask, "mask"),
         (Role::BatchIndex, "batch_index"),
         (Role::Keep, "keep"),
+        (Role::Context, "context"),
         (Role::Logits, "logits"),
         (Role::Hidden, "hidden"),
         (Role::Pooled, "pooled"),

@@ -23,7 +23,7 @@ pub enum Op {
     RmsNorm(RmsNorm),
     /// `(x[B,S,h,D], cos, sin, positions) -> x′`.
     Rotary(Rotary),
-    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?, sinks?) -> o[B,S,H·D]`.
+    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?, sinks?, context?) -> o[B,S,H·D]`.
     Attention(Attention),
     /// `(x[…, N], ids[…, K], weights[…, K], gate?, up, down, gate_bias?, up_bias?, down_bias?) -> y[…, N]`.
     Experts(Experts),
@@ -198,6 +198,9 @@ impl Attention {
     /// Operand, optional: a score for each query head, `[H]`, that takes part in the softmax like that of one key more, whose
     /// value is zero.
     pub const SINKS: usize = 6;
+    /// Operand, optional, with a full state only: `i64[N]`, whose length is how many rows of the state are read, the first
+    /// ones. No query may be later than that.
+    pub const CONTEXT: usize = 7;
 }
 
 /// Which keys a query sees, by position.

@@ -13,11 +13,11 @@ mod functions;
 use std::collections::HashMap;
 
 use qeff_plugin_api::graph::{
-    Attention, Dim, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
+    Attention, Linear, Node, Op, RmsNorm, Rotary, RotaryLayout, StateKind, StateWrite, ValueId,
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
-use super::common::operand;
+use super::common::{Reach, operand};
 use super::quantised::{Link, MICROSOFT};
 use super::writer::{Attr, Writer};
 use super::{LowerError, Lowered};
@@ -253,10 +253,10 @@ impl Aic<'_> {
         };
         let (heads, kv_heads, width, v_width) =
             (self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(k), self.w.width(v));
-        let axis = self.w.program.ty(k).dims[2].clone();
+        let reach = self.w.reach(node, k);
 
-        let rows = self.read_rows(&axis, positions);
-        let mask = self.w.hidden_keys(&axis, kind, positions, op.mask);
+        let rows = self.read_rows(&reach, positions);
+        let mask = self.w.hidden_keys(&reach, kind, positions, op.mask);
         let batch_index = node.operand(Attention::BATCH_INDEX).map(|value| self.w.name(value));
         let gather = |aic: &mut Self, part: ValueId| {
             let part = aic.w.name(part);
@@ -294,21 +294,21 @@ impl Aic<'_> {
     }
 
     /// Which rows of a state a call reads; shared by all layers.
-    fn read_rows(&mut self, axis: &Dim, positions: ValueId) -> Rows {
-        let length = self.w.state_length(axis);
-        let index = self.w.state_rows(axis);
+    fn read_rows(&mut self, reach: &Reach, positions: ValueId) -> Rows {
+        let length = self.w.rows_read(reach);
+        let index = self.w.state_rows(reach);
         let newest = self.w.newest(positions);
-        let absent = self.w.shared(format!("absent {axis} {positions:?}"), |w| {
+        let absent = self.w.shared(format!("absent {reach} {positions:?}"), |w| {
             let limit = w.unsqueeze(&newest, &[1]);
             let index = w.unsqueeze(&index, &[0, 1]);
             w.node("Greater", &[&index, &limit], &[])
         });
-        let valid = self.w.shared(format!("valid {axis} {positions:?}"), |w| {
+        let valid = self.w.shared(format!("valid {reach} {positions:?}"), |w| {
             let index = w.unsqueeze(&index, &[0, 1]);
             let invalid = w.int(INVALID);
             w.node("Where", &[&absent, &invalid, &index], &[])
         });
-        let absent = self.w.shared(format!("absent rows {axis} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
+        let absent = self.w.shared(format!("absent rows {reach} {positions:?}"), |w| w.unsqueeze(&absent, &[-1]));
         Rows { index: valid, absent, length }
     }
 }

@@ -16,7 +16,7 @@ use qeff_plugin_api::graph::{
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
-use super::common::operand;
+use super::common::{Reach, operand};
 use super::quantised::{Link, MICROSOFT};
 use super::writer::{Attr, Writer};
 use super::{LowerError, Lowered, Products};
@@ -315,6 +315,11 @@ impl Cpu<'_> {
         let Some(positions) = node.operand(Attention::POSITIONS) else {
             return Err(self.w.refuse(node, "only attention with positions is lowered"));
         };
+        if node.operand(Attention::CONTEXT).is_some() {
+            return Err(self
+                .w
+                .refuse(node, "context lengths are for cards; here a state is as long as a request needs"));
+        }
         let [heads, kv_heads, width, v_width] =
             [self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(q), self.w.width(v)].map(|n| n as i64);
         let group = heads / kv_heads;
@@ -366,7 +371,7 @@ impl Cpu<'_> {
         group: i64,
     ) -> Option<String> {
         let axis = self.w.program.ty(state).dims[2].clone();
-        let hidden = self.w.hidden_keys(&axis, kind, positions, mask)?;
+        let hidden = self.w.hidden_keys(&Reach::whole(&axis), kind, positions, mask)?;
         if group == 1 {
             return Some(hidden);
         }
