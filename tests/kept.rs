@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use half::bf16;
 use qeff::scratch::{Scratch, Stored as StoredTensor};
 use qeff::{Case, cases, continue_all, describe, engines, fixture, options};
-use qeff_core::lower::{Options, Products, Target, lower};
+use qeff_core::lower::{Lowered, Options, Products, Target, lower};
 use qeff_core::onnx;
-use qeff_core::weights::{CodeBits, Facets, Scheme};
+use qeff_core::weights::{CodeBits, Facets, Scheme, evaluate_to_vec};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::forms::{Stored, WeightForms};
 use qeff_host::generate::Completion;
@@ -211,6 +211,52 @@ fn a_layer_of_blocks() -> Result<()> {
         settings.set_omit_expression(true);
         let content = format!("{}\n\n{}", lines.join("\n"), lowered.quantised);
         settings.bind(|| insta::assert_snapshot!(target.name(), content));
+    }
+    Ok(())
+}
+
+/// The operands of a product for AI 100, multiplied out as its definition says, are the dense weight bit for bit; with an
+/// order of columns, too, which ONNX Runtime computes for symmetric weights only.
+#[test]
+fn the_operands_of_a_product_are_the_dense_weight() -> Result<()> {
+    for name in ["quantized/awq", "quantized/gptq-act-order"] {
+        let checkpoint = Checkpoint::open(&fixture(name))?;
+        let model = describe(&checkpoint)?;
+        let facets = Facets::new(&checkpoint.weights);
+        let kept = lower(&model.programs[0], &facets, Target::Aic)?;
+        let dense = lower(&model.programs[0], checkpoint.weights.index(), Target::Aic)?;
+        let read = |lowered: &Lowered, name: &str| {
+            let weight = lowered.weights.iter().find(|weight| weight.name == name)?;
+            Some((weight.shape.clone(), evaluate_to_vec(&weight.expr, weight.dtype, &facets).ok()?))
+        };
+        let pairs = |bytes: &[u8]| -> Vec<u8> { bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect() };
+        let mut compared = 0;
+        for scope in kept.weights.iter().filter_map(|weight| weight.name.strip_suffix(".qweight")) {
+            let part = |part: &str| read(&kept, &format!("{scope}.{part}"));
+            let (shape, codes) = part("qweight").context("codes")?;
+            let (scales, zeros) = (part("scales").context("scales")?.1, part("qzeros").context("zero points")?.1);
+            let [rows, groups, half] = shape[..] else { anyhow::bail!("{shape:?}") };
+            let (rows, groups, columns) = (rows as usize, groups as usize, (groups * half * 2) as usize);
+            let (codes, zeros) = (pairs(&codes), pairs(&zeros));
+            let scales: Vec<f32> = scales.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+            let order = part("g_idx").map(|(_, bytes)| -> Vec<usize> {
+                bytes.as_chunks::<4>().0.iter().map(|&b| i32::from_le_bytes(b) as usize).collect()
+            });
+            ensure!(order.is_some() == name.ends_with("act-order"), "{name} {scope}: an order of columns");
+            let expected = read(&dense, &format!("{scope}.weight")).context("the dense weight")?.1;
+            let expected: Vec<f32> = expected.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+            ensure!(codes.len() == rows * columns);
+            for (at, &code) in codes.iter().enumerate() {
+                let (row, column) = (at / columns, at % columns);
+                let group = order.as_ref().map_or(column / (columns / groups), |order| order[column]);
+                let zero = zeros[row * groups.next_multiple_of(2) + group];
+                let found = scales[row * groups + group] * (f32::from(code) - f32::from(zero));
+                // The dense weight is stored turned.
+                ensure!(found.to_bits() == expected[column * rows + row].to_bits(), "{name} {scope} {row} {column}");
+            }
+            compared += 1;
+        }
+        ensure!(compared > 0, "{name}: nothing is kept");
     }
     Ok(())
 }
