@@ -211,6 +211,8 @@ fn published_configs_are_read_whole() {
                 "architectures": ["GptOssForCausalLM"], "attention_bias": true, "attention_dropout": 0.0,
                 "eos_token_id": 200_002, "experts_per_token": 2, "hidden_act": "silu", "initial_context_length": 4096,
                 "initializer_range": 0.02, "max_position_embeddings": 131_072, "model_type": "gpt_oss",
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "num_experts_per_tok": 2,
+                "num_local_experts": 5, "sliding_window": 128,
                 "output_router_logits": false, "pad_token_id": 199_999, "rms_norm_eps": 1e-05,
                 "rope_scaling": {
                     "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
@@ -322,7 +324,7 @@ fn odd_values_never_panic() {
     ];
     let mut refused = 0;
     let mut seen = BTreeSet::new();
-    for name in ["llama/base", "mistral/sliding", "gpt2/base"] {
+    for name in ["llama/base", "mistral/sliding", "gpt2/base", "gpt_oss/base"] {
         let checkpoint = Checkpoint::open(&qeff::fixture(name)).expect("a fixture");
         let config: Json = serde_json::from_str(&checkpoint.config.to_text()).expect("JSON");
         let fields = config.as_object().expect("an object").keys().map(String::as_str);
