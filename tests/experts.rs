@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use qeff::engines;
 use qeff::scratch::Stored;
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
 use qeff_core::weights::Checkpoint;
 use qeff_host::prepare::prepare;
-use qeff_host::runtime::cpu::engine::Integers;
-use qeff_host::runtime::cpu::rten::Rten;
+use qeff_host::runtime::cpu::engine::{Engine, Integers};
 use qeff_host::runtime::cpu::{Residence, load};
 use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::blocks::linear::Rows;
@@ -218,7 +218,7 @@ fn described(case: &Case, at: Scope<'_>) -> Experts {
     Experts { count: EXPERTS as u64, inner, gate, up, down: whole("down"), activation, weigh }
 }
 
-fn run(case: &Case, checkpoint: &Checkpoint, target: Target) -> Result<(Vec<f32>, Residence)> {
+fn run(case: &Case, checkpoint: &Checkpoint, target: Target, engine: &dyn Engine) -> Result<(Vec<f32>, Residence)> {
     let index = checkpoint.index();
     let g = GraphBuilder::new("main", index);
     let ids = g.tokens();
@@ -236,7 +236,7 @@ fn run(case: &Case, checkpoint: &Checkpoint, target: Target) -> Result<(Vec<f32>
     };
     let prepared = prepare(model, index, &Features::default(), target)?;
     let source = (&prepared.model.programs[0], &prepared.programs[0]);
-    let (mut programs, residence) = load(&Rten, checkpoint, &[source])?;
+    let (mut programs, residence) = load(engine, checkpoint, &[source])?;
     let ids = Integers { shape: [1, case.tokens], data: (0..case.tokens as i64).collect() };
     let y = programs[0].run(&[(Role::Tokens, ids)], &mut [])?;
     Ok(((0..y.rows()).flat_map(|row| y.row(row).to_vec()).collect(), residence))
@@ -248,13 +248,16 @@ fn check(case: &Case) -> Result<()> {
     let checkpoint = weights.write(dir.path())?;
     let expected: Vec<f64> = (0..case.tokens).flat_map(|token| expected(case, &weights, token)).collect();
     let largest = expected.iter().fold(0f64, |most, x| most.max(x.abs()));
-    for target in [Target::Cpu, Target::Aic] {
-        let (found, residence) = run(case, &checkpoint, target).with_context(|| format!("{target:?}"))?;
-        ensure!(found.len() == expected.len(), "{target:?}: {} numbers, expected {}", found.len(), expected.len());
-        let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-        ensure!(worst <= 1e-5 * largest, "{target:?}: differs by {worst} of {largest}");
-        if target == Target::Cpu {
-            ensure!(residence.packed == 0, "matrices were copied: {residence:?}");
+    for engine in engines()? {
+        for target in [Target::Cpu, Target::Aic] {
+            let place = format!("{target:?} on {}", engine.name());
+            let (found, residence) = run(case, &checkpoint, target, &*engine).with_context(|| place.clone())?;
+            ensure!(found.len() == expected.len(), "{place}: {} numbers, expected {}", found.len(), expected.len());
+            let worst = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+            ensure!(worst <= 1e-5 * largest, "{place}: differs by {worst} of {largest}");
+            if target == Target::Cpu {
+                ensure!(residence.packed == 0, "matrices were copied: {residence:?}");
+            }
         }
     }
     Ok(())

@@ -1,11 +1,12 @@
 //! A lone GGUF file computes what its dequantised weights compute in Hugging Face transformers, with its own tokenizer.
 
 use anyhow::{Context as _, Result, ensure};
-use qeff::{cases, compare, continue_all, describe, fixture, fixtures_of, options, root};
+use qeff::{cases, compare, continue_all, describe, engines, fixture, fixtures_of, options, root};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::forms::{Stored, WeightForms};
 use qeff_host::plugins::Registry;
 use qeff_host::prepare::{self, CpuOptions};
+use qeff_host::runtime::cpu::rten::Rten;
 use qeff_host::text::chat::ChatOptions;
 use qeff_host::text::{Message, Tokenizer};
 use serde_json::Value;
@@ -37,11 +38,14 @@ fn check_logits(name: &str, stored: Stored) -> Result<()> {
     let forms = WeightForms { stored, ..WeightForms::default() };
     for case in cases(&fixture(name))? {
         let context = case.prompt.len() + case.greedy.len();
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, CpuOptions { forms, ..options(1, context) })?;
-        let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
-        compare(&case, &got[0])?;
-        let kept = ready.quantised.kept.values().sum::<usize>();
-        ensure!(stored == Stored::Keep || kept == 0, "{kept} weights were kept");
+        for engine in engines()? {
+            let how = CpuOptions { forms, ..options(&*engine, 1, context) };
+            let mut ready = prepare::cpu(&model, &checkpoint.weights, how)?;
+            let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
+            compare(&case, &got[0]).with_context(|| engine.name())?;
+            let kept = ready.quantised.kept.values().sum::<usize>();
+            ensure!(stored == Stored::Keep || kept == 0, "{kept} weights were kept");
+        }
     }
     Ok(())
 }
@@ -73,7 +77,7 @@ fn nothing_of_the_file_is_left_unread() {
 #[test]
 fn plain_tensors_are_used_where_they_lie() -> Result<()> {
     let checkpoint = open("gguf/llama-f32")?;
-    let ready = prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, options(1, 8))?;
+    let ready = prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, options(&Rten, 1, 8))?;
     ensure!(ready.residence.linked > 0, "{:?}", ready.residence);
     Ok(())
 }

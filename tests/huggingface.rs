@@ -1,9 +1,10 @@
 //! Every fixture computes what Hugging Face computes: the one promise that all others rest on.
 
 use anyhow::{Context as _, Result};
-use qeff::{Case, cases, compare, continue_all, describe, fixture, fixtures_of, options};
+use qeff::{Case, cases, compare, continue_all, describe, engines, fixture, fixtures_of, options};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::prepare::{self, CpuOptions};
+use qeff_host::runtime::cpu::engine::Engine;
 use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::graph::Model;
 
@@ -19,7 +20,7 @@ fn reach(case: &Case) -> usize {
     case.prompt.len() + case.greedy.len() - 1
 }
 
-fn check(name: &str, how: How) -> Result<()> {
+fn check(name: &str, engine: &dyn Engine, how: How) -> Result<()> {
     let dir = fixture(name);
     let checkpoint = Checkpoint::open(&dir)?;
     let model = describe(&checkpoint)?;
@@ -31,13 +32,13 @@ fn check(name: &str, how: How) -> Result<()> {
             cases.into_iter().flat_map(|case| if reach(&case) > window { steps(&case) } else { vec![case] }).collect();
     } else if how.slots > 1 {
         let context = cases.iter().map(reach).max().context("no cases")?;
-        let options = CpuOptions { chunk: how.chunk, ..options(how.slots, context) };
+        let options = CpuOptions { chunk: how.chunk, ..options(engine, how.slots, context) };
         let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, &cases, how.chunk)?;
         return cases.iter().zip(&got).try_for_each(|(case, got)| compare(case, got));
     }
     for case in cases {
-        let options = CpuOptions { chunk: how.chunk, ..options(1, reach(&case)) };
+        let options = CpuOptions { chunk: how.chunk, ..options(engine, 1, reach(&case)) };
         let mut ready = prepare::cpu(&model, &checkpoint.weights, options)?;
         let got = continue_all(&mut ready.session, std::slice::from_ref(&case), how.chunk)?;
         compare(&case, &got[0])?;
@@ -74,9 +75,12 @@ const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "grani
 fn check_family(family: &str, how: How) {
     let names = fixtures_of(family);
     assert!(!names.is_empty(), "no fixtures of {family}");
-    let failures: Vec<_> =
-        names.iter().filter_map(|name| check(name, how).err().map(|error| format!("{name}: {error:#}"))).collect();
-    assert!(failures.is_empty(), "{} of {} fixtures:\n{}", failures.len(), names.len(), failures.join("\n"));
+    for engine in engines().expect("engines") {
+        let failure = |name: &String| Some(format!("{name}: {:#}", check(name, &*engine, how).err()?));
+        let failures: Vec<_> = names.iter().filter_map(failure).collect();
+        let (count, engine) = (failures.len(), engine.name());
+        assert!(failures.is_empty(), "{engine}, {count} of {} fixtures:\n{}", names.len(), failures.join("\n"));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use half::bf16;
 use qeff::scratch::{Scratch, Stored as StoredTensor};
-use qeff::{Case, cases, continue_all, describe, fixture, options};
+use qeff::{Case, cases, continue_all, describe, engines, fixture, options};
 use qeff_core::lower::{Options, Products, Target, lower};
 use qeff_core::onnx;
 use qeff_core::weights::{CodeBits, Facets, Scheme};
@@ -14,6 +14,8 @@ use qeff_host::checkpoint::Checkpoint;
 use qeff_host::forms::{Stored, WeightForms};
 use qeff_host::generate::Completion;
 use qeff_host::prepare::{self, CpuOptions};
+use qeff_host::runtime::cpu::engine::Engine;
+use qeff_host::runtime::cpu::rten::Rten;
 use safetensors::Dtype;
 
 /// What rounding leaves of a product of a hundred numbers, relative to the largest logit.
@@ -80,9 +82,15 @@ fn rounded_copy(name: &str, scheme: Scheme) -> Scratch {
 }
 
 /// Logits of a case, chosen ids fed back.
-fn answer(checkpoint: &Checkpoint, forms: WeightForms, case: &Case, slots: usize) -> Result<Completion> {
+fn answer(
+    engine: &dyn Engine,
+    checkpoint: &Checkpoint,
+    forms: WeightForms,
+    case: &Case,
+    slots: usize,
+) -> Result<Completion> {
     let context = case.prompt.len() + case.greedy.len();
-    let how = CpuOptions { forms, ..options(slots, context) };
+    let how = CpuOptions { forms, ..options(engine, slots, context) };
     let mut ready = prepare::cpu(&describe(checkpoint)?, &checkpoint.weights, how)?;
     continue_all(&mut ready.session, std::slice::from_ref(case), 5)?.pop().context("an answer")
 }
@@ -98,18 +106,27 @@ fn worst(a: &Completion, b: &Completion) -> f32 {
 
 #[test]
 fn quantised_on_the_way_is_a_checkpoint_of_the_rounded_numbers() -> Result<()> {
-    for name in ["llama/base", "llama/bias", "llama/one-kv-head", "gpt2/untied", "qwen2/base", "granite/multipliers"] {
-        let (checkpoint, case) = (Checkpoint::open(&fixture(name))?, cases(&fixture(name))?.remove(1));
-        for bits in [CodeBits::Four, CodeBits::Eight] {
-            for (length, symmetric) in [(16, true), (32, false), (16, false)] {
-                let scheme = Scheme { bits, length, symmetric };
-                let forms = WeightForms { quantise: Some(scheme), ..WeightForms::default() };
-                let copy = rounded_copy(name, scheme);
-                let expected = answer(&Checkpoint::open(copy.dir())?, WeightForms::default(), &case, 1)?;
-                let found = answer(&checkpoint, forms, &case, 1)?;
-                let worst = worst(&expected, &found);
-                ensure!(worst < TOLERANCE, "{name} {scheme:?}: logits differ by {worst:.2e} of the largest");
-                ensure!(found.ids == expected.ids, "{name} {scheme:?}: {:?}, expected {:?}", found.ids, expected.ids);
+    for engine in engines()? {
+        for name in
+            ["llama/base", "llama/bias", "llama/one-kv-head", "gpt2/untied", "qwen2/base", "granite/multipliers"]
+        {
+            let (checkpoint, case) = (Checkpoint::open(&fixture(name))?, cases(&fixture(name))?.remove(1));
+            for bits in [CodeBits::Four, CodeBits::Eight] {
+                for (length, symmetric) in [(16, true), (32, false), (16, false)] {
+                    let scheme = Scheme { bits, length, symmetric };
+                    let forms = WeightForms { quantise: Some(scheme), ..WeightForms::default() };
+                    let copy = rounded_copy(name, scheme);
+                    let expected = answer(&*engine, &Checkpoint::open(copy.dir())?, WeightForms::default(), &case, 1)?;
+                    let found = answer(&*engine, &checkpoint, forms, &case, 1)?;
+                    let worst = worst(&expected, &found);
+                    ensure!(worst < TOLERANCE, "{name} {scheme:?}: logits differ by {worst:.2e} of the largest");
+                    ensure!(
+                        found.ids == expected.ids,
+                        "{name} {scheme:?}: {:?}, expected {:?}",
+                        found.ids,
+                        expected.ids
+                    );
+                }
             }
         }
     }
@@ -119,37 +136,42 @@ fn quantised_on_the_way_is_a_checkpoint_of_the_rounded_numbers() -> Result<()> {
 /// A weight that is a table and the head stays dense as the one and is quantised as the other.
 #[test]
 fn a_tied_head_is_quantised_and_its_table_is_not() -> Result<()> {
-    let name = "llama/tied";
-    let (checkpoint, case) = (Checkpoint::open(&fixture(name))?, cases(&fixture(name))?.remove(0));
-    let scheme = Scheme { bits: CodeBits::Four, length: 16, symmetric: true };
-    let copy = rounded_copy(name, scheme);
-    copy.edit_tensors(|tensors| {
-        let table = tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").cloned();
-        let mut head = StoredTensor { name: "lm_head.weight".into(), ..table.expect("a table") };
-        let values = numbers(&head);
-        head.data = values.chunks(16).flat_map(|block| rounded(block, 8, true)).flat_map(f32::to_le_bytes).collect();
-        tensors.push(head);
-    });
-    copy.set(&serde_json::json!({ "tie_word_embeddings": false }));
-    let expected = answer(&Checkpoint::open(copy.dir())?, WeightForms::default(), &case, 1)?;
-    let forms = WeightForms { quantise: Some(scheme), ..WeightForms::default() };
-    let worst = worst(&expected, &answer(&checkpoint, forms, &case, 1)?);
-    ensure!(worst < TOLERANCE, "logits differ by {worst:.2e} of the largest");
+    for engine in engines()? {
+        let name = "llama/tied";
+        let (checkpoint, case) = (Checkpoint::open(&fixture(name))?, cases(&fixture(name))?.remove(0));
+        let scheme = Scheme { bits: CodeBits::Four, length: 16, symmetric: true };
+        let copy = rounded_copy(name, scheme);
+        copy.edit_tensors(|tensors| {
+            let table = tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").cloned();
+            let mut head = StoredTensor { name: "lm_head.weight".into(), ..table.expect("a table") };
+            let values = numbers(&head);
+            head.data =
+                values.chunks(16).flat_map(|block| rounded(block, 8, true)).flat_map(f32::to_le_bytes).collect();
+            tensors.push(head);
+        });
+        copy.set(&serde_json::json!({ "tie_word_embeddings": false }));
+        let expected = answer(&*engine, &Checkpoint::open(copy.dir())?, WeightForms::default(), &case, 1)?;
+        let forms = WeightForms { quantise: Some(scheme), ..WeightForms::default() };
+        let worst = worst(&expected, &answer(&*engine, &checkpoint, forms, &case, 1)?);
+        ensure!(worst < TOLERANCE, "logits differ by {worst:.2e} of the largest");
+    }
     Ok(())
 }
 
 /// Slots, chunks and one call give the same; and activations of eight bits give nearly the same.
 #[test]
 fn how_a_prompt_is_run_does_not_matter() -> Result<()> {
-    let name = "llama/base";
-    let (checkpoint, case) = (Checkpoint::open(&fixture(name))?, cases(&fixture(name))?.remove(2));
-    let scheme = Scheme { bits: CodeBits::Four, length: 16, symmetric: false };
-    let forms = WeightForms { quantise: Some(scheme), ..WeightForms::default() };
-    let alone = answer(&checkpoint, forms, &case, 1)?;
-    let in_slots = answer(&checkpoint, forms, &case, 3)?;
-    ensure!(worst(&alone, &in_slots) < TOLERANCE, "{}", worst(&alone, &in_slots));
-    let rounded = answer(&checkpoint, WeightForms { products: Products::Int8, ..forms }, &case, 1)?;
-    ensure!(worst(&alone, &rounded) < 0.1, "{}", worst(&alone, &rounded));
+    for engine in engines()? {
+        let name = "llama/base";
+        let (checkpoint, case) = (Checkpoint::open(&fixture(name))?, cases(&fixture(name))?.remove(2));
+        let scheme = Scheme { bits: CodeBits::Four, length: 16, symmetric: false };
+        let forms = WeightForms { quantise: Some(scheme), ..WeightForms::default() };
+        let alone = answer(&*engine, &checkpoint, forms, &case, 1)?;
+        let in_slots = answer(&*engine, &checkpoint, forms, &case, 3)?;
+        ensure!(worst(&alone, &in_slots) < TOLERANCE, "{}", worst(&alone, &in_slots));
+        let rounded = answer(&*engine, &checkpoint, WeightForms { products: Products::Int8, ..forms }, &case, 1)?;
+        ensure!(worst(&alone, &rounded) < 0.1, "{}", worst(&alone, &rounded));
+    }
     Ok(())
 }
 
@@ -161,7 +183,7 @@ fn blocks_that_are_kept_are_not_quantised_again() -> Result<()> {
     let scheme = Scheme { bits: CodeBits::Four, length: 32, symmetric: true };
     let counts = |stored| -> Result<BTreeMap<String, usize>> {
         let forms = WeightForms { stored, quantise: Some(scheme), ..WeightForms::default() };
-        let how = CpuOptions { forms, ..options(1, 8) };
+        let how = CpuOptions { forms, ..options(&Rten, 1, 8) };
         Ok(prepare::cpu(&describe(&checkpoint)?, &checkpoint.weights, how)?.quantised.kept)
     };
     let kept = counts(Stored::Keep)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use qeff::scratch::{Scratch, Stored as StoredTensor};
-use qeff::{cases, compare, continue_all, describe, fixture, fixtures_of, options};
+use qeff::{cases, compare, continue_all, describe, engines, fixture, fixtures_of, options};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::describe::DescribeOptions;
 use qeff_host::forms::{Stored, WeightForms};
@@ -29,10 +29,13 @@ fn check_with(dir: &Path, name: &str, stored: Stored) -> Result<usize> {
     let mut kept = 0;
     for case in cases(&fixture(name))? {
         let context = case.prompt.len() + case.greedy.len();
-        let mut ready = prepare::cpu(&model, &checkpoint.weights, CpuOptions { forms, ..options(1, context) })?;
-        let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
-        compare(&case, &got[0])?;
-        kept = ready.quantised.kept.values().sum();
+        for engine in engines()? {
+            let how = CpuOptions { forms, ..options(&*engine, 1, context) };
+            let mut ready = prepare::cpu(&model, &checkpoint.weights, how)?;
+            let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
+            compare(&case, &got[0]).with_context(|| engine.name())?;
+            kept = ready.quantised.kept.values().sum();
+        }
     }
     Ok(kept)
 }

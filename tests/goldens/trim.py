@@ -12,6 +12,7 @@ from pathlib import Path
 CASES = [
     "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-gqa+ccl", "llama-tied",
     "llama-rope3", "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
+    "llama-gqa+fp16",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
 CONFIG = [
@@ -33,7 +34,8 @@ def trimmed(case: str, recording: dict) -> dict:
     return {
         "case": case,
         "features": {"batching": "cb" in features, "last_k": "tlm" in features}
-        | ({"context": True} if "ccl" in features else {}),
+        | ({"context": True} if "ccl" in features else {})
+        | ({"act": "f16"} if "fp16" in features else {}),
         **quantised(model, config),
         "config": {key: config[key] for key in CONFIG if key in config},
         "ir_version": model["ir_version"],

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Command {
     inner: assert_cmd::Command,
     temporary: TempDir,
-    /// Where the command keeps artifacts, unless a test says where.
+    /// Where the command keeps artifacts and looks for engines, unless a test says where.
     _home: TempDir,
     filters: Vec<(String, &'static str)>,
 }
@@ -38,7 +38,7 @@ impl Command {
         inner.arg(verb).env("TMPDIR", temporary.path()).env("COLUMNS", "100").timeout(PATIENCE);
         let home = tempfile::tempdir().expect("a temporary folder");
         inner.env("QEFF_HOME", home.path().join("home"));
-        for variable in ["RUST_BACKTRACE", "QAIC_SDK_ROOT", "QNN_SDK_ROOT"] {
+        for variable in ["RUST_BACKTRACE", "QAIC_SDK_ROOT", "QNN_SDK_ROOT", "ORT_DYLIB_PATH"] {
             inner.env_remove(variable);
         }
         Command { inner, temporary, _home: home, filters: vec![] }
@@ -80,6 +80,13 @@ impl Command {
         self.arg(flag).arg(path)
     }
 
+    /// Sets an environment variable to a path, which messages will show as `name`.
+    pub fn path_variable(mut self, variable: &str, path: &Path, name: &'static str) -> Self {
+        self.filters.push((path.display().to_string(), name));
+        self.inner.env(variable, path);
+        self
+    }
+
     /// Adds `--model`; messages show it as `CHECKPOINT`.
     pub fn model(self, dir: &Path) -> Self {
         self.path("--model", dir, "CHECKPOINT")
@@ -114,8 +121,13 @@ impl Command {
 
     /// Runs the command, which must refuse the user's input: exit code 1, no data, one error. Returns what it said.
     pub fn refuses(self) -> String {
+        self.fails(1)
+    }
+
+    /// Runs the command, which must fail with an exit code: no data, one error. Returns what it said.
+    pub fn fails(self, code: i32) -> String {
         let outcome = self.run();
-        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
         assert_eq!(outcome.stdout, "", "a refusal hands over nothing");
         let errors = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
         assert_eq!(errors, 1, "one clear error was expected:\n{}", outcome.stderr);

@@ -64,7 +64,9 @@ pub fn goldens() -> Result<Vec<Golden>> {
             let facts: Json = serde_json::from_str(&std::fs::read_to_string(path)?)
                 .with_context(|| format!("{} is not JSON", path.display()))?;
             let asked = |feature: &str| facts["features"][feature].as_bool().unwrap_or(false);
+            let act = (facts["features"]["act"] == "f16").then_some(DType::F16);
             let features = Features {
+                act,
                 batching: asked("batching"),
                 last_k: asked("last_k"),
                 context: asked("context"),

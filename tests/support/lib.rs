@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use qeff_host::checkpoint::Checkpoint;
+use qeff_host::engines::{self, Choice, LIBRARY_VARIABLE, Located};
 use qeff_host::forms::WeightForms;
 use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
 use qeff_host::plugins::Registry;
 use qeff_host::prepare::CpuOptions;
 use qeff_host::runtime::Session;
-use qeff_host::runtime::cpu::rten::Rten;
+use qeff_host::runtime::cpu::engine::Engine;
 use qeff_plugin_api::TensorIndex;
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Model;
@@ -56,9 +57,29 @@ pub fn describe_with(config: &Config, tensors: &TensorIndex) -> Result<Model> {
     Ok(Registry::builtin().architecture_for(config, None)?.describe(&request)?)
 }
 
+/// The engines that numbers are checked on: rten, and ONNX Runtime where there is a library.
+pub fn engines() -> Result<Vec<Box<dyn Engine>>> {
+    let mut all = vec![engines::select(Choice::Rten, None)?.engine];
+    if ort_library().is_some() {
+        all.push(engines::select(Choice::Ort, None)?.engine);
+    }
+    Ok(all)
+}
+
+/// The library of ONNX Runtime that `ORT_DYLIB_PATH` names or that is installed. Without one, what is to be checked on it is
+/// left out, and it is said; `.ci/run` installs one.
+#[allow(clippy::print_stderr)]
+pub fn ort_library() -> Option<Located> {
+    let located = engines::locate(None);
+    if located.is_none() {
+        eprintln!("left out: ONNX Runtime (`qeff-host engines install ort` installs it, {LIBRARY_VARIABLE} names one)");
+    }
+    located
+}
+
 /// A session as a test wants it: `slots` sequences of `context` positions, weights in their default forms.
-pub fn options(slots: usize, context: usize) -> CpuOptions<'static> {
-    CpuOptions { engine: &Rten, slots, context, chunk: 512, forms: WeightForms::default() }
+pub fn options(engine: &dyn Engine, slots: usize, context: usize) -> CpuOptions<'_> {
+    CpuOptions { engine, slots, context, chunk: 512, forms: WeightForms::default() }
 }
 
 /// One prompt of a fixture with the reference's answer.

@@ -26,6 +26,7 @@ use anyhow::{Context as _, Result};
 use fs_err as fs;
 use serde_json::Value as Json;
 
+pub(crate) use digest::hex;
 pub use digest::{Digests, header_identity, sha256};
 pub use lock::{Lock, Waiting};
 pub use manifest::{ArtifactKind, MANIFEST, MadeFile, Manifest};

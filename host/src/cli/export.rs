@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Target};
 use qeff_core::onnx::{self, ExportError, Exported};
 use qeff_core::passes::Features;
-use qeff_core::weights::{PackError, PackOptions, Progress};
+use qeff_core::weights::{Clipped, PackError, PackOptions, Progress};
+use qeff_plugin_api::DType;
 use serde_json::{Value as Json, json};
 
 use super::ModelArgs;
@@ -25,6 +26,9 @@ pub(crate) struct Args {
     /// What the graph is for.
     #[arg(long, value_enum, default_value_t = TargetArg::Aic)]
     target: TargetArg,
+    /// Element type of activations, states and weights; f16 is for --target aic.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
+    dtype: DtypeArg,
     /// Folder to write to; files of the same names are replaced.
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -78,6 +82,12 @@ impl From<TargetArg> for Target {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DtypeArg {
+    F32,
+    F16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum StorageArg {
     /// Beside the model, made as the graph wants them.
     Packed,
@@ -124,6 +134,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("--remainder is about linked weights: add --storage linked");
     }
     let target = Target::from(args.target);
+    let act = match args.dtype {
+        DtypeArg::F32 => None,
+        DtypeArg::F16 if target == Target::Cpu => {
+            bail!(
+                "--dtype f16 is for --target aic: CPU engines compute in f32, and f16 files would only be converted again"
+            )
+        }
+        DtypeArg::F16 if args.storage == StorageArg::Linked => {
+            bail!("--dtype f16 converts weights, and --storage linked leaves them as they are; leave one of them out")
+        }
+        DtypeArg::F16 => Some(DType::F16),
+    };
     let forms = args.forms.forms(target)?;
     let (checkpoint, mut described) = args.model.describe()?;
     talk::warnings(&described.warnings);
@@ -134,6 +156,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let features = Features {
         last_k: args.num_logits_to_keep.is_some(),
         batching: args.full_batch_size.is_some(),
+        act,
         context: args.ccl_enabled,
         reach: args.ctx_len.map_or(0, u64::from),
     };
@@ -201,6 +224,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "plugin": described.plugin,
             "passes": passes,
             "weights": forms::report(&prepared.quantised()),
+            "dtype": act.unwrap_or(DType::F32).to_string(),
+            "clipped": exports.iter().flat_map(clipped).collect::<Vec<_>>(),
             "storage": match args.storage { StorageArg::Packed => "packed", StorageArg::Linked => "linked" },
             "links": exports.iter().flat_map(links).collect::<Vec<_>>(),
             "packed_because": exports.iter().flat_map(reasons).collect::<Vec<_>>(),
@@ -214,6 +239,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         talk::say(&report.to_string());
     }
     forms::say(&prepared.quantised());
+    exports.iter().for_each(tell_clipped);
     if linking.is_some() {
         exports.iter().for_each(tell_linked);
     }
@@ -238,6 +264,34 @@ fn links(export: &Exported) -> impl Iterator<Item = Json> {
 fn reasons(export: &Exported) -> impl Iterator<Item = Json> {
     let reason = |(why, tally): &(_, onnx::Tally)| json!({ "reason": format!("{why}"), "weights": tally.weights, "bytes": tally.bytes });
     export.not_linked.iter().map(reason)
+}
+
+fn clipped(export: &Exported) -> impl Iterator<Item = Json> {
+    let entry = |(name, clipped): &(String, Clipped)| {
+        // JSON has no infinity.
+        let largest = clipped.largest.is_finite().then_some(clipped.largest);
+        json!({ "weight": name, "count": clipped.count, "largest": largest })
+    };
+    export.clipped.iter().map(entry)
+}
+
+/// Most weights that are told of one by one; the JSON document has them all.
+const TOLD: usize = 10;
+
+/// Says which weights had numbers that f16 has no room for.
+fn tell_clipped(export: &Exported) {
+    let count: u64 = export.clipped.iter().map(|(_, clipped)| clipped.count).sum();
+    if count == 0 {
+        return;
+    }
+    let weights = export.clipped.len();
+    talk::warn(&format!("{count} numbers of {weights} weights are too large for f16 and became ±65504"));
+    for (name, clipped) in export.clipped.iter().take(TOLD) {
+        talk::say(&format!("  {name}: {} numbers, the largest {:e}", clipped.count, clipped.largest));
+    }
+    if weights > TOLD {
+        talk::say(&format!("  and {} more weights; --json lists them all", weights - TOLD));
+    }
 }
 
 /// Says where the weights of a linked export are, and why not all of them are where they were.

@@ -5,6 +5,7 @@
 mod cache;
 mod compile;
 mod doctor;
+mod engines;
 mod export;
 mod forms;
 mod inspect;
@@ -28,6 +29,7 @@ use qeff_core::validate::Findings;
 use crate::checkpoint::Checkpoint;
 use crate::compile::ChildError;
 use crate::describe::{DescribeOptions, Described, describe};
+use crate::engines::InstallError;
 use crate::generate::GenerateError;
 use crate::plugins::{PluginsError, Registry};
 use crate::qpc::{NoSdk, ToolFailure};
@@ -58,6 +60,8 @@ enum Verb {
     Compile(Box<compile::Args>),
     /// Show what a checkpoint is and how it is described.
     Inspect(inspect::Args),
+    /// Show or install what executes on the CPU.
+    Engines(engines::Args),
     /// Show the plugins that describe models.
     Plugins(plugins::Args),
     /// Show or throw away what is kept: exports and compiled programs.
@@ -158,6 +162,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Cache(args) => cache::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
         Verb::Completions { shell } => {
             let mut script = vec![];
@@ -213,6 +218,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if matches!(error.downcast_ref(), Some(ChildError::Interrupted)) {
         return 130;
     }
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
+        return 3;
+    }
     if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<on_cards::NoRuntime>() {
         return 3;
     }
@@ -252,6 +260,8 @@ mod tests {
             (GenerateError::Runtime(full).into(), 1),
             (anyhow::Error::new(engine()).context("cannot run"), 2),
             (anyhow::Error::new(GenerateError::Runtime(engine())).context("cannot generate"), 2),
+            (InstallError::Pip { said: "no network".into() }.into(), 3),
+            (InstallError::Platform.into(), 1),
             (anyhow::Error::new(Findings(vec![])).context("a pass left the model invalid"), 2),
             (NoSdk { qnn: false }.into(), 3),
             (ChildError::Interrupted.into(), 130),

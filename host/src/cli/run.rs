@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::ModelArgs;
 use super::compile::args::CardArgs;
+use super::engines::EngineArgs;
 use super::forms::{self, FormArgs};
 use super::on_cards;
 use super::prompts::{Prompt, PromptArgs};
@@ -17,7 +18,6 @@ use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::generate::{self, Completion, Finish, Flow, Observer, Options, Request, Sampling, SamplingError, Timing};
 use crate::prepare::{self, CpuOptions};
-use crate::runtime::cpu::rten::Rten;
 use crate::text::chat::ChatOptions;
 use crate::text::{ChatTemplate, Message, StopStrings, TextStream, Tokenizer};
 
@@ -69,6 +69,8 @@ pub(crate) struct Args {
     /// A chat template instead of the checkpoint's.
     #[arg(long, value_name = "FILE", requires = "chat", conflicts_with = "prompt_ids")]
     chat_template: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(flatten)]
     cards: CardArgs,
     /// Print one JSON document instead of text.
@@ -166,8 +168,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         talk::notes(&described.notes);
     }
     let plan = Plan::new(args, &encoded, &described.model)?;
+    let selected = args.engine.select()?;
+    if !args.json {
+        talk::say(&format!("engine: {}", selected.about));
+    }
     let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
-    let how = CpuOptions { engine: &Rten, slots: plan.slots, context: plan.context, chunk, forms };
+    let how = CpuOptions { engine: &*selected.engine, slots: plan.slots, context: plan.context, chunk, forms };
     let ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     if !args.json {
@@ -192,7 +198,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut reader = Reader::new(tokenizer.as_ref(), &args.stop, &options.eos, plan.requests.len(), show)?;
     let (done, timing) = generate::generate(&mut session, &plan.requests, &options, &mut reader)?;
     let texts = reader.finish(&done)?;
-    let metrics = Metrics { loaded, total: started.elapsed(), timing, first: loaded + timing.first_token };
+    let metrics = Metrics {
+        engine: selected.engine.name(),
+        loaded,
+        total: started.elapsed(),
+        timing,
+        first: loaded + timing.first_token,
+    };
     if args.json {
         return print_json(args, &plan.requests, Answers { done: &done, texts: &texts }, &metrics, &ready.quantised);
     }
@@ -398,6 +410,7 @@ impl Observer for Reader<'_> {
 }
 
 struct Metrics {
+    engine: &'static str,
     loaded: Duration,
     total: Duration,
     /// From the start of the process' work to the first id.
@@ -428,6 +441,7 @@ impl Metrics {
 
     fn json(&self) -> serde_json::Value {
         json!({
+            "engine": self.engine,
             "load_seconds": self.loaded.as_secs_f64(),
             "time_to_first_token_seconds": self.first.as_secs_f64(),
             "total_seconds": self.total.as_secs_f64(),

@@ -178,9 +178,17 @@ impl Writer<'_> {
         self.node("Expand", &[&column, &shape], &[])
     }
 
-    /// The softmax of scores, of which a column of sinks takes its share.
+    /// The softmax of scores, of which a column of sinks takes its share; computed in f32 whatever they are.
     pub(super) fn key_weights(&mut self, scores: &str, sinks: Option<&str>) -> String {
-        let softmax = |w: &mut Self, scores: &str| w.node("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
+        let softmax = |w: &mut Self, scores: &str| {
+            let act = w.program.act;
+            if act == DType::F32 {
+                return w.node("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
+            }
+            let wide = w.node("Cast", &[scores], &[("to", Attr::To(DType::F32))]);
+            let weights = w.node("Softmax", &[&wide], &[("axis", Attr::Int(-1))]);
+            w.node("Cast", &[&weights], &[("to", Attr::To(act))])
+        };
         let Some(sinks) = sinks else { return softmax(self, scores) };
         let all = self.node("Concat", &[scores, sinks], &[("axis", Attr::Int(-1))]);
         let all = softmax(self, &all);

@@ -145,6 +145,11 @@ pub fn lower<'a>(
     let writer = Writer::new(program, tensors.into(), options);
     match options.target {
         Target::Aic => aic::lower(writer),
+        Target::Cpu if program.act != DType::F32 => Err(LowerError {
+            target: options.target.name(),
+            node: format!("program {}", program.name),
+            why: format!("its activations are {}; CPU engines compute in f32", program.act),
+        }),
         Target::Cpu => cpu::lower(writer, options.products),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use half::bf16;
 use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, Type, ValueId};
 use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
@@ -14,6 +15,7 @@ use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::quantised::{Quantised, Tensors};
 use super::{Initializer, LowerError, Lowered, Options, Target, WeightsAs};
+use crate::weights::clip;
 
 /// Longest list of integers that is written as a constant.
 const LONGEST_LIST: u64 = 1024;
@@ -148,7 +150,7 @@ impl<'a> Writer<'a> {
         let expr = expr.simplified(self.tensors.index);
         if let WeightExpr::Fill { value, shape } = &expr {
             match shape[..] {
-                [] => return self.scalar(*value),
+                [] => return self.scalar_in(elem.resolve(self.program.act), *value),
                 [count] if elem == Elem::I64 && count <= LONGEST_LIST => {
                     return self.ints(&vec![*value as i64; count as usize]);
                 }
@@ -199,9 +201,21 @@ impl<'a> Writer<'a> {
 
     // --- constants: small, shared, named by what they are
 
+    /// A number in the type of activations.
     pub(super) fn scalar(&mut self, value: f32) -> String {
-        let name = if value.is_finite() { format!("const_f32_{value:e}") } else { format!("const_f32_{value}") };
-        self.constant(name, data_type(DType::F32), vec![], value.to_le_bytes().to_vec())
+        self.scalar_in(self.program.act, value)
+    }
+
+    fn scalar_in(&mut self, dtype: DType, value: f32) -> String {
+        let bytes = match dtype {
+            DType::F16 => clip(value).to_le_bytes().to_vec(),
+            DType::BF16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+            _ => value.to_le_bytes().to_vec(),
+        };
+        let dtype = if matches!(dtype, DType::F16 | DType::BF16) { dtype } else { DType::F32 };
+        let name =
+            if value.is_finite() { format!("const_{dtype}_{value:e}") } else { format!("const_{dtype}_{value}") };
+        self.constant(name, data_type(dtype), vec![], bytes)
     }
 
     /// A 0-dimensional integer.

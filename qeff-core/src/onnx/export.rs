@@ -14,7 +14,7 @@ use super::emit::{self, Place};
 use super::link::{DataLinks, Link, WEIGHT_SPEC_FILE, WEIGHT_SPEC_KEY, WeightSpec, belongs};
 use super::staging::Staging;
 use crate::lower::{Initializer, Lowered};
-use crate::weights::{NotStored, PackError, PackOptions, PackRequest, TensorSource, find, locate, pack};
+use crate::weights::{Clipped, NotStored, PackError, PackOptions, PackRequest, TensorSource, find, locate, pack};
 
 /// Where weights are to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Exported {
     pub not_linked: Vec<(NotStored, Tally)>,
     /// How the checkpoint is linked.
     pub links: Vec<Link>,
+    /// Numbers that f16 has no room for and that became its largest, by the name of the weight.
+    pub clipped: Vec<(String, Clipped)>,
 }
 
 /// Some weights.
@@ -137,6 +139,7 @@ pub fn export(what: Export<'_>, dir: &Path) -> Result<Exported, ExportError> {
         packed: Tally { weights: plan.requests.len(), bytes: packed.bytes_written },
         not_linked,
         links,
+        clipped: packed.clipped,
     })
 }
 

@@ -6,12 +6,14 @@
 
 mod batching;
 mod context;
+mod dtype;
 mod last_k;
 mod quantise;
 mod reach;
 
 use std::fmt;
 
+use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::Model;
 
 pub use quantise::quantise;
@@ -25,6 +27,8 @@ pub struct Features {
     pub context: bool,
     /// Continuous batching: states have a slot axis of their own, and rows say which slot they use.
     pub batching: bool,
+    /// Element type of activations, states and weights; as described if nobody asks.
+    pub act: Option<DType>,
     /// Positions a request can reach (exclusive), for rotary rules that depend on the current length; 0 if unknown.
     pub reach: u64,
 }
@@ -70,6 +74,9 @@ pub struct Refusal {
 /// The first refusal; the model is then unchanged by the pass that refused.
 pub fn apply(model: &mut Model, features: &Features) -> Result<Vec<PassReport>, Refusal> {
     let mut reports = vec![];
+    if let Some(act) = features.act {
+        reports.push(dtype::apply(model, act)?);
+    }
     // The order is also that of the inputs they add, which is the reference's: comp_ctx_lengths, batch_index,
     // num_logits_to_keep.
     if features.context {

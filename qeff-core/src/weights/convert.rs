@@ -3,6 +3,10 @@
 //! Conversions go through f32 (those from f64 too, as in PyTorch) in chunks that stay in the first-level cache, because
 //! that is the form in which the `half` crate and the compiler vectorise them. A pair of equal types without arithmetic is a copy, whatever the type: so
 //! integers pass through and are never read as numbers.
+//!
+//! What f16 has no room for becomes its largest number, and is counted ([`Clipped`]); f16 that is stored as f16 is a copy.
+
+use std::cell::Cell;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -24,6 +28,29 @@ pub(super) struct Affine {
     pub(super) offset: f32,
 }
 
+/// Numbers that f16 has no room for, and that became its largest.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Clipped {
+    /// How many.
+    pub count: u64,
+    /// The largest of them without its sign.
+    pub largest: f32,
+}
+
+impl Clipped {
+    /// Both together.
+    pub(super) fn add(&mut self, other: Clipped) {
+        self.count += other.count;
+        self.largest = self.largest.max(other.largest);
+    }
+}
+
+/// A number as f16: one that it has no room for becomes its largest, because one infinite weight would make every result
+/// no number. −∞ stays: it is how masks say "never".
+pub fn clip(x: f32) -> f16 {
+    f16::from_f32(if x.is_finite() || x > 0.0 { x.clamp(-f16::MAX.to_f32(), f16::MAX.to_f32()) } else { x })
+}
+
 /// A conversion between two element types, with arithmetic between.
 #[derive(Debug)]
 pub(super) struct Converter<'a> {
@@ -31,18 +58,31 @@ pub(super) struct Converter<'a> {
     to: DType,
     /// In the order of application.
     affine: &'a [Affine],
+    /// What was clipped so far. A converter is one thread's.
+    clipped: Cell<Clipped>,
 }
 
 impl<'a> Converter<'a> {
     /// `None` if one of the types holds no floating-point numbers and the other is different or there is arithmetic.
     pub(super) fn new(from: DType, to: DType, affine: &'a [Affine]) -> Option<Self> {
         let copies = from == to && affine.is_empty();
-        (copies || (from.is_float() && to.is_float())).then_some(Self { from, to, affine })
+        (copies || (from.is_float() && to.is_float())).then(|| Self { from, to, affine, clipped: Cell::default() })
     }
 
     /// Whether bytes stay as they are.
     pub(super) fn is_copy(&self) -> bool {
         self.from == self.to && self.affine.is_empty()
+    }
+
+    /// What was clipped since the converter was made.
+    pub(super) fn clipped(&self) -> Clipped {
+        self.clipped.get()
+    }
+
+    fn note(&self, clipped: Clipped) {
+        let mut all = self.clipped.get();
+        all.add(clipped);
+        self.clipped.set(all);
     }
 
     /// Bytes of an element before.
@@ -78,7 +118,7 @@ impl<'a> Converter<'a> {
                 _ => None,
             };
             if let Some(stored) = stored {
-                store::<N>(self.to, stored, to);
+                self.note(store::<N>(self.to, stored, to));
                 continue;
             }
             let stage = &mut stage[..from.len() / self.source_size()];
@@ -86,7 +126,7 @@ impl<'a> Converter<'a> {
             for Affine { scale, offset } in self.affine {
                 stage.iter_mut().for_each(|x| *x = scale * *x + offset);
             }
-            store::<N>(self.to, stage, to);
+            self.note(store::<N>(self.to, stage, to));
         }
     }
 }
@@ -115,7 +155,18 @@ fn load<const N: usize>(dtype: DType, from: &[u8], to: &mut [f32]) {
     }
 }
 
-fn store<const N: usize>(dtype: DType, from: &[f32], to: &mut [u8]) {
+fn store<const N: usize>(dtype: DType, from: &[f32], to: &mut [u8]) -> Clipped {
+    let most = f16::MAX.to_f32();
+    if dtype == DType::F16 && from.iter().any(|x| x.abs() > most && *x != f32::NEG_INFINITY) {
+        let mut clipped = Clipped::default();
+        for (to, &x) in to.as_chunks_mut::<2>().0.iter_mut().zip(from) {
+            if x.abs() > most && x != f32::NEG_INFINITY {
+                clipped.add(Clipped { count: 1, largest: x.abs() });
+            }
+            *to = clip(x).to_le_bytes();
+        }
+        return clipped;
+    }
     match dtype {
         DType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
         DType::F64 => {
@@ -124,7 +175,7 @@ fn store<const N: usize>(dtype: DType, from: &[f32], to: &mut [u8]) {
         DType::F16 => {
             if let Ok(to) = bytemuck::try_cast_slice_mut::<u8, f16>(to) {
                 to.convert_from_f32_slice(from);
-                return;
+                return Clipped::default();
             }
             let mut half = [f16::ZERO; N];
             half[..from.len()].convert_from_f32_slice(from);
@@ -133,7 +184,7 @@ fn store<const N: usize>(dtype: DType, from: &[f32], to: &mut [u8]) {
         DType::BF16 => {
             if let Ok(to) = bytemuck::try_cast_slice_mut::<u8, bf16>(to) {
                 to.convert_from_f32_slice(from);
-                return;
+                return Clipped::default();
             }
             let mut half = [bf16::ZERO; N];
             half[..from.len()].convert_from_f32_slice(from);
@@ -141,6 +192,7 @@ fn store<const N: usize>(dtype: DType, from: &[f32], to: &mut [u8]) {
         }
         _ => unreachable!("`Converter::new` admits floats only"),
     }
+    Clipped::default()
 }
 
 #[cfg(test)]
@@ -182,6 +234,19 @@ mod tests {
     }
 
     #[test]
+    fn narrowing_to_f16_clips_and_counts() {
+        let numbers = [65504.0, 65505.0, -70000.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, 1.0];
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x: &f32| x.to_le_bytes()).collect();
+        let converter = Converter::new(DType::F32, DType::F16, &[]).unwrap();
+        let mut out = vec![0; 2 * numbers.len()];
+        converter.run(&bytes, &mut out);
+        let found: Vec<f32> = out.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect();
+        assert_eq!(found, [65504.0, 65504.0, -65504.0, 65504.0, 65504.0, f32::NEG_INFINITY, 1.0]);
+        assert_eq!(converter.clipped(), Clipped { count: 4, largest: f32::INFINITY });
+        assert!(clip(f32::NAN).is_nan());
+    }
+
+    #[test]
     fn narrowing_rounds_to_nearest_and_keeps_what_is_no_number() {
         let numbers =
             [0.0, -0.0, 1.0, 65504.0, 65519.9, 65520.0, 1e-8, 6e-8, 1e-40, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
@@ -193,7 +258,7 @@ mod tests {
             if x.is_nan() {
                 assert!(f16::from_le_bytes(a).is_nan() && bf16::from_le_bytes(b).is_nan());
             } else {
-                assert_eq!((a, b), (f16::from_f32(*x).to_le_bytes(), bf16::from_f32(*x).to_le_bytes()), "{x}");
+                assert_eq!((a, b), (clip(*x).to_le_bytes(), bf16::from_f32(*x).to_le_bytes()), "{x}");
             }
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use qeff_plugin_api::{DType, WeightExpr};
 
-use super::convert::{Affine, Converter};
+use super::convert::{Affine, Clipped, Converter};
 use super::error::EvalError;
 use super::kernel::{Move, Nest, fill};
 use super::plan::{Leaf, Node, Step, fill_bytes, strides};
@@ -42,12 +42,14 @@ pub trait TileSink: Sync {
 }
 
 /// Bytes moved by an evaluation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Traffic {
     /// Stored bytes that went into the result.
     pub read: u64,
     /// Bytes given to the sink.
     pub written: u64,
+    /// Numbers that the result's type has no room for.
+    pub clipped: Clipped,
 }
 
 /// An expression ready to be evaluated to one type from one source.
@@ -122,7 +124,13 @@ impl<'s> Evaluation<'s> {
     pub(super) fn read(&self, elements: Range<u64>, out: &mut [u8]) -> Result<(), EvalError> {
         debug_assert!(elements.start < elements.end && elements.end <= self.elements);
         let mut window = Window::default();
-        let mut reader = Reader { source: self.source, window: &mut window, limit: READ_AT_ONCE, read: 0 };
+        let mut reader = Reader {
+            source: self.source,
+            window: &mut window,
+            limit: READ_AT_ONCE,
+            read: 0,
+            clipped: Clipped::default(),
+        };
         let region = Region::of_box(&[elements]);
         self.root.descend_flat(region, &mut |leaf| reader.compute(leaf, self.target, out))
     }
@@ -147,7 +155,8 @@ impl<'s> Evaluation<'s> {
         let elements: u64 = ranges.iter().map(|range| range.end - range.start).product();
         let Scratch { tile: buffer, window } = scratch;
         window.elements = 0..0;
-        let mut reader = Reader { source: self.source, window, limit: tiling.piece, read: 0 };
+        let mut reader =
+            Reader { source: self.source, window, limit: tiling.piece, read: 0, clipped: Clipped::default() };
         let region = Region::of_box(&ranges);
         if tiling.direct {
             let first = ranges[0].start;
@@ -164,7 +173,7 @@ impl<'s> Evaluation<'s> {
                 sink.write(at * size, run).map_err(EvalError::Sink)
             })?;
         }
-        Ok(Traffic { read: reader.read, written: elements * size })
+        Ok(Traffic { read: reader.read, written: elements * size, clipped: reader.clipped })
     }
 }
 
@@ -195,6 +204,7 @@ pub fn write(
         let tile = evaluation.write_tile(&tiling, number, &mut scratch, sink)?;
         traffic.read += tile.read;
         traffic.written += tile.written;
+        traffic.clipped.add(tile.clipped);
     }
     Ok(traffic)
 }
@@ -240,6 +250,7 @@ struct Reader<'s> {
     /// Bytes that a piece may have.
     limit: u64,
     read: u64,
+    clipped: Clipped,
 }
 
 impl Reader<'_> {
@@ -252,11 +263,13 @@ impl Reader<'_> {
                 };
                 let nest = Nest::new(&leaf.flat());
                 let size = dtype.size() as u64;
-                nest.cut(self.limit / size, &mut |piece| {
+                nest.cut(self.limit / size, &mut |piece| -> Result<(), EvalError> {
                     self.read += piece.reads() * size;
                     piece.run(self.stored(name, piece.src..piece.src + piece.span(), size)?, out, &converter);
                     Ok(())
-                })
+                })?;
+                self.clipped.add(converter.clipped());
+                Ok(())
             }
             Step::Fill { value } => {
                 let Some(element) = fill_bytes(*value, leaf.affine, target) else {

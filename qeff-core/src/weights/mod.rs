@@ -28,6 +28,7 @@ mod writer;
 
 pub use blocks::{BlockLayout, BlockPart, CodeBits, Encoding, ZeroPoint};
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointFile};
+pub use convert::{Clipped, clip};
 pub use error::EvalError;
 pub use eval::{Evaluation, Scratch, TileSink, Traffic, evaluate_to_vec, write};
 pub use facets::{Facet, Facets};

@@ -6,19 +6,20 @@
 //!
 //! This module knows offsets and files. It does not know ONNX: who refers to the file gets names, offsets and lengths.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use qeff_plugin_api::{DType, WeightExpr};
 use tempfile::NamedTempFile;
 
+use super::convert::Clipped;
 use super::error::EvalError;
-use super::eval::{Evaluation, Scratch, TileSink, Traffic};
+use super::eval::{Evaluation, Scratch, TileSink};
 use super::source::TensorSource;
 use super::tile::Tiling;
 
@@ -112,6 +113,8 @@ pub struct Packed {
     pub bytes_read: u64,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// Numbers that f16 has no room for and that became its largest, by the name of the weight, in order of the requests.
+    pub clipped: Vec<(String, Clipped)>,
 }
 
 /// Why weights were not written. Whatever was written of them is gone.
@@ -190,7 +193,7 @@ fn pack_here(
     for (number, &length) in layout.lengths.iter().enumerate() {
         files.push(neighbour(dir, length).map_err(|error| failed(&dir.join(name(number)), error))?);
     }
-    let traffic = layout.write(&files, &options).map_err(|error| match error {
+    let Written { read, written, clipped } = layout.write(&files, &options).map_err(|error| match error {
         (at, EvalError::Sink(error)) => failed(&dir.join(name(layout.jobs[at].file)), error),
         (at, error) => layout.jobs[at].failed(error),
     })?;
@@ -220,9 +223,10 @@ fn pack_here(
     Ok(Packed {
         placements: layout.of_request.iter().map(placement).collect(),
         files: (0..layout.lengths.len()).map(name).collect(),
-        bytes_written: traffic.written,
-        bytes_read: traffic.read,
+        bytes_written: written,
+        bytes_read: read,
         seconds: begun.elapsed().as_secs_f64(),
+        clipped,
     })
 }
 
@@ -376,12 +380,14 @@ impl<'r, 's> Layout<'r, 's> {
     }
 
     /// Evaluates all tiles into `files`; an error comes with the job it belongs to.
-    fn write(&self, files: &[NamedTempFile], options: &PackOptions<'_>) -> Result<Traffic, (usize, EvalError)> {
+    fn write(&self, files: &[NamedTempFile], options: &PackOptions<'_>) -> Result<Written, (usize, EvalError)> {
         let total = self.jobs.iter().map(|job| job.evaluation.byte_len()).sum();
         let (queues, claimed) = (self.queues(), AtomicUsize::new(0));
         let stop = AtomicBool::new(false);
         let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
         let error = Mutex::new(None);
+        // By job; few weights have any, so nobody waits.
+        let clipped: Mutex<BTreeMap<usize, Clipped>> = Mutex::default();
         let drain = |queue: &Queue, scratch: &mut Scratch| {
             while !stop.load(Ordering::Relaxed) && !options.is_interrupted() {
                 let Some(tile) = queue.draw() else { return };
@@ -391,6 +397,10 @@ impl<'r, 's> Layout<'r, 's> {
                 match job.evaluation.write_tile(&job.tiling, tile - job.tiles_before, scratch, &sink) {
                     Ok(traffic) => {
                         read.fetch_add(traffic.read, Ordering::Relaxed);
+                        if traffic.clipped.count > 0 {
+                            let mut clipped = clipped.lock().unwrap_or_else(PoisonError::into_inner);
+                            clipped.entry(at).or_default().add(traffic.clipped);
+                        }
                         let done_bytes = written.fetch_add(traffic.written, Ordering::Relaxed) + traffic.written;
                         if let Some(progress) = options.progress {
                             progress(Progress { done_bytes, total_bytes: total });
@@ -398,7 +408,7 @@ impl<'r, 's> Layout<'r, 's> {
                     }
                     Err(found) => {
                         stop.store(true, Ordering::Relaxed);
-                        error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert((at, found));
+                        error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((at, found));
                     }
                 }
             }
@@ -421,11 +431,22 @@ impl<'r, 's> Layout<'r, 's> {
                 });
             }
         });
-        match error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match error.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(Traffic { read: read.into_inner(), written: written.into_inner() }),
+            None => {
+                let clipped = clipped.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter();
+                let named = clipped.map(|(at, clipped)| (self.jobs[at].request.name.clone(), clipped)).collect();
+                Ok(Written { read: read.into_inner(), written: written.into_inner(), clipped: named })
+            }
         }
     }
+}
+
+/// What [`Layout::write`] has done.
+struct Written {
+    read: u64,
+    written: u64,
+    clipped: Vec<(String, Clipped)>,
 }
 
 /// Tiles that follow one another.

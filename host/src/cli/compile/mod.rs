@@ -158,6 +158,7 @@ pub(crate) fn prepare_for_cards(described: Described, facets: &Facets<'_>, shape
         last_k: !shape.speculative_tokens.is_empty(),
         batching: shape.full_batch_size.is_some(),
         reach: ctx_len,
+        ..Features::default()
     };
     let prepared = prepare::prepare(described.model, facets, &features, Target::Aic)?;
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));

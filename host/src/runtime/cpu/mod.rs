@@ -11,6 +11,7 @@
 //! concerns sequences, is written once.
 
 pub mod engine;
+pub mod ort;
 pub mod rten;
 pub mod session;
 mod weights;

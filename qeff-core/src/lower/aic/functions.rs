@@ -168,10 +168,39 @@ const FUNCTIONS: &[Function] = &[
     },
 ];
 
-/// The functions behind the given (domain, operator) pairs.
-pub(super) fn of(used: &[(String, String)]) -> Vec<FunctionProto> {
+/// The norm of a program whose activations are f16. The reference keeps the body above, whose `Mul` has operands of two
+/// types then, and whose squares overflow; no ONNX runtime takes it. This one computes in f32.
+const HALF_NORM: Function = Function {
+    domain: AISW,
+    name: "CustomRMSNorm",
+    inputs: &["hidden_states", "weight"],
+    attributes: &["epsilon"],
+    body: "
+        weight_0 = Cast(weight) to=1
+        hidden_states_1 = Cast(hidden_states) to=1
+        int64_2 = Constant() value=2
+        tmp = Pow(hidden_states_1, int64_2)
+        variance = ReduceMean(tmp) axes=[-1] keepdims=1
+        epsilon = Constant() value_float=@epsilon
+        tmp_1 = Shape(variance)
+        epsilon_2 = Expand(epsilon, tmp_1)
+        tmp_3 = Add(variance, epsilon_2)
+        tmp_4 = Sqrt(tmp_3)
+        tmp_5 = Reciprocal(tmp_4)
+        hidden_states_6 = Mul(hidden_states_1, tmp_5)
+        tmp_7 = Mul(weight_0, hidden_states_6)
+        return_val = Cast(tmp_7) to=10",
+};
+
+/// The functions behind the given (domain, operator) pairs, in a program with activations of type `act`.
+pub(super) fn of(used: &[(String, String)], act: DType) -> Vec<FunctionProto> {
+    let in_type = |function: &'static Function| match (function.name, act) {
+        ("CustomRMSNorm", DType::F16) => &HALF_NORM,
+        _ => function,
+    };
     FUNCTIONS
         .iter()
+        .map(in_type)
         .filter(|function| {
             used.iter().any(|(domain, op)| (domain.as_str(), op.as_str()) == (function.domain, function.name))
         })

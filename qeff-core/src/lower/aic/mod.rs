@@ -38,7 +38,7 @@ pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
     }
     // Which functions are used decides which domains are imported.
     let used = aic.w.custom_ops();
-    let functions = functions::of(&used);
+    let functions = functions::of(&used, aic.w.program.act);
     let mut opsets = vec![("", functions::OPSET)];
     for domain in [AISW, CLOUD, MICROSOFT] {
         if used.iter().any(|(of, _)| of == domain) {
