@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::lower::Initializer;
 use crate::weights::{NotStored, Placement, StoredRun, TensorView};
 
-/// The key under which a model file carries its [`WeightSpec`].
+/// The key under which a model file carries its weight spec.
 pub const WEIGHT_SPEC_KEY: &str = "com.qti.aisw.extdata";
 
 /// The file of the same content.
