@@ -51,14 +51,24 @@ FIXTURES = [
     "tests/fixtures/gpt2/no-prefix",
     "demo/kjv-1.7m",
 ]
-# Files whose weights stay quantised: blocks of four bits and of eight, with and without shifts. What was recorded of them are
-# the logits of greedy steps.
+# Checkpoints whose weights stay quantised: blocks of four bits and of eight, with zero points, shifts and an order of columns.
+# What was recorded of them are the logits of greedy steps.
 QUANTISED = [
+    "tests/fixtures/quantized/awq",
+    "tests/fixtures/quantized/gptq-act-order",
+    "tests/fixtures/quantized/gptq-v2-act-order-8-bits",
+    "tests/fixtures/quantized/ct-int8",
     "tests/fixtures/gguf/llama-q4_0/model.gguf",
     "tests/fixtures/gguf/llama-mixed/model.gguf",
     "tests/fixtures/gguf/qwen2-q4_0/model.gguf",
     "tests/fixtures/gguf/qwen3-q4_1/model.gguf",
     "tests/fixtures/gguf/gpt2-q8_0/model.gguf",
+    "tests/fixtures/quantized/awq",
+    "tests/fixtures/quantized/gptq-act-order-symmetric",  # with `g_idx`, ONNX Runtime takes every zero point for 8
+    "tests/fixtures/quantized/gptq-8-bits",
+    "tests/fixtures/quantized/ct-int4",
+    "tests/fixtures/quantized/ct-int8",
+    "tests/fixtures/quantized/fp8-block",
 ]
 TARGETS = ["cpu", "aic"]
 SLOTS = 3

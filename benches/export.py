@@ -98,12 +98,13 @@ def make_full(place, shape):
     """One file of f32, numbers of either sign below 2 that no file system compresses."""
     head, length = header(list(tensors(shape)), "F32", 4)
     source = random.Random(0)
+    # The upper byte of a number is its sign and exponent.
+    below_two = bytes(0x3F | byte & 0x80 for byte in range(256))
     with open(place / "model.safetensors.new", "wb") as file:
         file.write(head)
         while length > 0:
             numbers = bytearray(source.randbytes(min(length, 16 << 20)))
-            # The upper byte of each is sign and exponent: 0x3f or 0xbf.
-            numbers[3::4] = bytes(0x3F | byte & 0x80 for byte in numbers[3::4])
+            numbers[3::4] = numbers[3::4].translate(below_two)
             file.write(numbers)
             length -= len(numbers)
     os.replace(place / "model.safetensors.new", place / "model.safetensors")
@@ -135,8 +136,12 @@ def make_sparse(place, shape):
 def checkpoint(place, size):
     path = place / f"llama-{size}"
     if not (path / "config.json").exists():
+        print(f"making {path.name}", flush=True)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
+        # Not this model's, but other exporters will not begin without one.
+        for file in (ROOT / "demo/kjv-1.7m").glob("tokenizer*.json"):
+            shutil.copy(file, path)
         (make_full if size in FULL else make_sparse)(path, SHAPES[size])
     return path
 

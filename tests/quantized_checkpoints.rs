@@ -57,6 +57,7 @@ fn integers_are_kept() -> Result<()> {
         ("quantized/gptq", 14),
         ("quantized/gptq-8-bits", 14),
         ("quantized/gptq-act-order", 14),
+        ("quantized/gptq-act-order-symmetric", 7),
         ("quantized/gptq-symmetric", 14),
         ("quantized/gptq-v2-act-order-8-bits", 14),
         ("quantized/gptq-v2-sharded", 14),

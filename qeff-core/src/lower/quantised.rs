@@ -115,6 +115,16 @@ impl Writer<'_> {
         }
     }
 
+    /// Counts the matrices of experts that are stored quantised: they become dense.
+    pub(super) fn note_experts(&mut self, node: &Node) {
+        let Some(blocks) = self.tensors.blocks else { return };
+        for weight in node.operands.iter().flatten().filter_map(|&value| self.program.weight(value)) {
+            if let Some(encoding) = blocks.encoding(weight) {
+                self.note_dense(&encoding, "is a matrix of experts, which are multiplied dense");
+            }
+        }
+    }
+
     fn note_dense(&mut self, encoding: &str, reason: &str) {
         *self.quantised.dense.entry(format!("{encoding} {reason}")).or_insert(0) += 1;
     }

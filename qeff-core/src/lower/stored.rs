@@ -35,7 +35,7 @@ impl Writer<'_> {
     /// Makes a weight of stored tensors. One that is a stored tensor in another layout or type gives its own name to the
     /// initializer of that tensor, so that tied weights are two names for one tensor; else the initializer is called as the
     /// checkpoint calls the tensor, and whatever else is made of the tensor shares it.
-    pub(super) fn from_stored(&mut self, expr: &WeightExpr, dtype: DType, operand: &str) -> String {
+    pub(super) fn make_by_nodes(&mut self, expr: &WeightExpr, dtype: DType, operand: &str) -> String {
         let own = is_whole(expr).then(|| self.scoped(operand));
         let between = if has_arithmetic(expr) { DType::F32 } else { dtype };
         let value = self.made(expr, between, own.as_deref());

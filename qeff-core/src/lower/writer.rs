@@ -168,7 +168,7 @@ impl<'a> Writer<'a> {
         }
         let name = match self.weights_as {
             WeightsAs::Stored { usable, runs } if self.is_made_by_nodes(&expr, dtype, usable, runs) => {
-                self.from_stored(&expr, dtype, operand)
+                self.make_by_nodes(&expr, dtype, operand)
             }
             _ => {
                 let name = self.scoped(operand);

@@ -15,7 +15,7 @@ use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
 use super::blocks::{BlockLayout, BlockPart, CodeBits, Encoding, ZeroPoint};
 use super::keep::{BlockIndex, Dense};
-use super::source::{SourceError, TensorSource, TensorView, copy_lent};
+use super::source::{SourceError, TensorSource, TensorView};
 
 /// Blocks whose parts are in memory at once.
 const CHUNK: u64 = 1 << 12;
@@ -172,28 +172,28 @@ impl<'s> Facets<'s> {
         &self.blocks
     }
 
-    /// The elements `elements` of a facet, all of them known to exist.
-    fn derive(&self, of: &Derived, elements: Range<u64>) -> Result<Vec<u8>, SourceError> {
-        let mut out = vec![0; (elements.end - elements.start) as usize * of.facet.dtype().size()];
+    /// The elements `elements` of a facet, all of them known to exist, into `out`, which they fill.
+    fn derive(&self, of: &Derived, elements: Range<u64>, out: &mut [u8]) -> Result<(), SourceError> {
         match of.facet {
-            Facet::LowBits => self.halves(of, elements, &mut out, |code| code & 15)?,
-            Facet::HighBits => self.halves(of, elements, &mut out, |code| code >> 4)?,
-            Facet::Scales => self.numbers(of, elements, &mut out, &|scale, _| scale, false)?,
+            Facet::LowBits => self.halves(of, elements, out, |code| code & 15),
+            Facet::HighBits => self.halves(of, elements, out, |code| code >> 4),
+            Facet::Scales => self.numbers(of, elements, out, &|scale, _| scale, false),
             Facet::Offsets => {
                 let center = f32::from(of.layout.bits.center());
                 let offset = |scale: f32, zero: f32| match of.layout.zero {
                     ZeroPoint::Shift => zero + center * scale,
                     ZeroPoint::Constant(_) | ZeroPoint::PerBlock => scale * (center - zero),
                 };
-                self.numbers(of, elements, &mut out, &offset, true)?;
+                self.numbers(of, elements, out, &offset, true)
             }
-            Facet::Zeros => self.zeros(of, elements, &mut out)?,
-            Facet::ColumnBits => self.column_bits(of, elements, &mut out)?,
+            Facet::Zeros => self.zeros(of, elements, out),
+            Facet::ColumnBits => self.column_bits(of, elements, out),
             Facet::Order => {
                 let order = self.order(of)?;
                 let wanted = &order[elements.start as usize..elements.end as usize];
                 let places = out.as_chunks_mut::<8>().0.iter_mut();
                 places.zip(wanted).for_each(|(to, &column)| *to = i64::from(column).to_le_bytes());
+                Ok(())
             }
             Facet::Groups => {
                 let order = self.order(of)?;
@@ -203,9 +203,18 @@ impl<'s> Facets<'s> {
                 }
                 let wanted = &groups[elements.start as usize..elements.end as usize];
                 out.copy_from_slice(bytemuck::cast_slice(wanted));
+                Ok(())
             }
         }
-        Ok(out)
+    }
+
+    /// Refuses elements that the facet `name` does not have.
+    fn check(&self, name: &str, elements: &Range<u64>) -> Result<(), SourceError> {
+        let count = self.info(name)?.shape.iter().product();
+        if elements.start > elements.end || elements.end > count {
+            return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements.clone(), count });
+        }
+        Ok(())
     }
 
     /// Bytes `bytes` of halves of codes, two codes a byte.
@@ -360,19 +369,19 @@ impl TensorSource for Facets<'_> {
     }
 
     fn read(&self, name: &str, elements: Range<u64>, to: &mut [u8]) -> Result<(), SourceError> {
-        match self.facets.contains_key(name) {
-            true => copy_lent(self, name, elements, to),
-            false => self.source.read(name, elements, to),
-        }
+        let Some(of) = self.facets.get(name) else { return self.source.read(name, elements, to) };
+        self.check(name, &elements)?;
+        self.derive(of, elements.clone(), to)?;
+        self.release(name, elements);
+        Ok(())
     }
 
     fn lend(&self, name: &str, elements: Range<u64>) -> Result<Cow<'_, [u8]>, SourceError> {
         let Some(of) = self.facets.get(name) else { return self.source.lend(name, elements) };
-        let count = self.info(name)?.shape.iter().product();
-        if elements.start > elements.end || elements.end > count {
-            return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
-        }
-        Ok(Cow::Owned(self.derive(of, elements)?))
+        self.check(name, &elements)?;
+        let mut lent = vec![0; (elements.end - elements.start) as usize * of.facet.dtype().size()];
+        self.derive(of, elements, &mut lent)?;
+        Ok(Cow::Owned(lent))
     }
 
     fn release(&self, name: &str, elements: Range<u64>) {

@@ -34,7 +34,7 @@ const LARGE: u64 = 1 << 20;
 const FILES: u64 = 4;
 
 /// Smallest size at which spreading them begins a new file.
-const SMALLEST_FILE: u64 = 256 << 20;
+const SMALLEST_FILE: u64 = 64 << 20;
 
 /// A weight to be written.
 #[derive(Debug, Clone)]

@@ -32,6 +32,7 @@ struct Fused {
 
 impl Cpu<'_> {
     pub(super) fn experts(&mut self, node: &Node, op: &Experts) -> Result<(), LowerError> {
+        self.w.note_experts(node);
         let (x, up, out) = (operand(node, Experts::X), operand(node, Experts::UP), node.outputs[0]);
         let (experts, width) = (self.w.fixed(up, 0), self.w.fixed(up, 1));
         let (ids, weights) = (operand(node, Experts::IDS), operand(node, Experts::WEIGHTS));

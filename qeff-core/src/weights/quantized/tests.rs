@@ -63,7 +63,7 @@ fn every_scheme_is_what_the_oracle_says_bit_for_bit() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(names().len(), 16);
+    assert_eq!(names().len(), 17);
 }
 
 #[test]
@@ -186,6 +186,7 @@ fn blocks_stand_for_the_same_numbers() {
     gptq 16 Four PerBlock
     gptq-8-bits 16 Eight PerBlock
     gptq-act-order 16 Four PerBlock
+    gptq-act-order-symmetric 16 Four Constant(8)
     gptq-symmetric 16 Four Constant(8)
     gptq-v2-act-order-8-bits 16 Eight PerBlock
     gptq-v2-sharded 16 Four PerBlock
