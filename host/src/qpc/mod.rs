@@ -26,7 +26,6 @@ use crate::compile::{
 };
 
 pub use error::{NoSdk, ToolFailure};
-pub use room::check as check_room;
 pub use source::Source;
 
 /// What compiles.

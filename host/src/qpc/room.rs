@@ -12,7 +12,7 @@ use crate::compile::sdk::cards::Card;
 ///
 /// # Errors
 /// If cores, memory or disk do not suffice, with what is needed and what there is.
-pub fn check(job: &Job<'_>, cards: &[Card]) -> Result<()> {
+pub(super) fn check(job: &Job<'_>, cards: &[Card]) -> Result<()> {
     let (options, devices) = (&job.options, job.plan.num_devices);
     let cores = cards.iter().filter_map(|card| card.cores).max();
     if let Some(cores) = cores.filter(|&cores| cores < options.num_cores) {

@@ -110,9 +110,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.dry_run {
         return show::dry_run(&jobs, args.json);
     }
-    if !toolchain.is_found() {
-        talk::say("no SDK was found: only what was compiled before can be used");
-    }
     let making = Making {
         force: args.force,
         timeout: args.cards.timeout(),
