@@ -11,9 +11,10 @@ use crate::engines::{self, Choice, RTEN_VERSION, Selected, VERSION, Wheel};
 /// Flags that choose an engine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EngineArgs {
-    /// What executes: rten is built in, ort is ONNX Runtime, auto is ort if it is installed or named and else rten.
-    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
-    engine: EngineArg,
+    /// What executes: rten is built in, ort is ONNX Runtime, auto is ort if it is installed or named and else rten
+    /// [default: rten, or ort with --ort-library].
+    #[arg(long, value_enum)]
+    engine: Option<EngineArg>,
     /// The ONNX Runtime library to use [default: $ORT_DYLIB_PATH, else what `engines install ort` has installed].
     #[arg(long, value_name = "FILE")]
     ort_library: Option<PathBuf>,
@@ -29,8 +30,9 @@ enum EngineArg {
 impl EngineArgs {
     /// The engine that is meant.
     pub(crate) fn select(&self) -> Result<Selected> {
-        let choice = match self.engine {
-            EngineArg::Rten if self.ort_library.is_some() => {
+        let named = self.ort_library.is_some();
+        let choice = match self.engine.unwrap_or(if named { EngineArg::Ort } else { EngineArg::Rten }) {
+            EngineArg::Rten if named => {
                 anyhow::bail!("--engine rten has no use for --ort-library; leave one of them out")
             }
             EngineArg::Rten => Choice::Rten,
