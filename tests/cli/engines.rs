@@ -126,7 +126,10 @@ fn libraries_that_do_not_do_are_refused_by_path_and_reason() {
     add("no such file", place.run().path("--ort-library", Path::new("/nowhere/lib.so"), "LIBRARY").refuses());
     add("a folder", place.run().path("--ort-library", place.dir.path(), "FOLDER").refuses());
     add("no library, by flag", place.run().path("--ort-library", &text, "LIBRARY").refuses());
-    add("no library, by variable", place.run().words("--engine auto").path_variable(LIBRARY_VARIABLE, &text, "LIBRARY").refuses());
+    add(
+        "no library, by variable",
+        place.run().words("--engine auto").path_variable(LIBRARY_VARIABLE, &text, "LIBRARY").refuses(),
+    );
     let wrong = place.file(&installed, b"\x7fELF, but not the bytes that were installed");
     add("installed, and changed since", place.run().words("--engine auto").refuses());
     let listed = place.engines("list").succeeds().stdout.replace(&place.home().display().to_string(), "HOME");
