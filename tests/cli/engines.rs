@@ -207,7 +207,8 @@ fn both_engines_answer_alike() {
     {
         assert_eq!(rten["generated_ids"], ort["generated_ids"]);
     }
-    let outcome = Place::new().run().path_variable(LIBRARY_VARIABLE, &located.path, "LIBRARY").succeeds();
+    let outcome =
+        Place::new().run().words("--engine auto").path_variable(LIBRARY_VARIABLE, &located.path, "LIBRARY").succeeds();
     assert!(outcome.stderr.starts_with("engine: ONNX Runtime 1."), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("LIBRARY (ORT_DYLIB_PATH)"), "{}", outcome.stderr);
 }
