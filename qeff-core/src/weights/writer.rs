@@ -37,6 +37,10 @@ const FILES: u64 = 4;
 /// Smallest size at which spreading them begins a new file.
 const SMALLEST_FILE: u64 = 64 << 20;
 
+/// Bytes handed to the system at a time. Longer writes make it look for longer runs of free memory for its cache, and those
+/// are what a virtual machine has given back to its host: the first touch of each costs more than the copy.
+const LONGEST_WRITE: usize = 512 << 10;
+
 /// A weight to be written.
 #[derive(Debug, Clone)]
 pub struct PackRequest {
@@ -481,7 +485,12 @@ struct Positioned<'f> {
 impl TileSink for Positioned<'_> {
     #[cfg(unix)]
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(self.file, bytes, self.offset + offset)
+        let mut at = self.offset + offset;
+        for part in bytes.chunks(LONGEST_WRITE) {
+            std::os::unix::fs::FileExt::write_all_at(self.file, part, at)?;
+            at += part.len() as u64;
+        }
+        Ok(())
     }
 
     #[cfg(not(unix))]
