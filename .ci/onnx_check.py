@@ -61,12 +61,12 @@ QUANTISED = [
     "tests/fixtures/gguf/qwen2-q4_0/model.gguf",
     "tests/fixtures/gguf/qwen3-q4_1/model.gguf",
     "tests/fixtures/gguf/gpt2-q8_0/model.gguf",
-    "tests/fixtures/quantized/awq",
-    "tests/fixtures/quantized/gptq-act-order-symmetric",  # with `g_idx`, ONNX Runtime takes every zero point for 8
-    "tests/fixtures/quantized/gptq-8-bits",
-    "tests/fixtures/quantized/ct-int4",
-    "tests/fixtures/quantized/ct-int8",
-    "tests/fixtures/quantized/fp8-block",
+    "tests/fixtures/quantised/awq",
+    "tests/fixtures/quantised/gptq-act-order-symmetric",  # with `g_idx`, ONNX Runtime takes every zero point for 8
+    "tests/fixtures/quantised/gptq-8-bits",
+    "tests/fixtures/quantised/ct-int4",
+    "tests/fixtures/quantised/ct-int8",
+    "tests/fixtures/quantised/fp8-block",
 ]
 TARGETS = ["cpu", "aic"]
 SLOTS = 3

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use qeff_core::weights::blocks::{BlockPart, ZeroPoint};
 use qeff_core::weights::gguf::Header;
-use qeff_core::weights::quantized::Quantization;
+use qeff_core::weights::quantised::Quantization;
 use qeff_core::weights::{Checkpoint, TensorSource};
 use qeff_plugin_api::config::Config;
 use tempfile::TempDir;
@@ -54,7 +54,7 @@ impl Folder {
         }
         if let Ok(checkpoint) = Checkpoint::open(self.0.path()) {
             read_all(&checkpoint);
-            if let Ok(checkpoint) = checkpoint.dequantized(None) {
+            if let Ok(checkpoint) = checkpoint.dequantised(None) {
                 read_all(&checkpoint);
             }
         }
@@ -75,7 +75,7 @@ impl Folder {
     }
 
     /// A config, the header of a safetensors file, and bytes of which its data is made by repetition.
-    pub(crate) fn quantized(&self, input: &[u8]) {
+    pub(crate) fn quantised(&self, input: &[u8]) {
         let mut files = split(input);
         let (config, header, data) =
             (files.next().unwrap_or_default(), files.next().unwrap_or_default(), files.next().unwrap_or_default());
@@ -88,7 +88,7 @@ impl Folder {
         file.extend(data);
         self.write("model.safetensors", &file);
         let Ok(checkpoint) = Checkpoint::open(self.0.path()) else { return };
-        if let Ok(checkpoint) = checkpoint.dequantized(Some(&quantization)) {
+        if let Ok(checkpoint) = checkpoint.dequantised(Some(&quantization)) {
             read_all(&checkpoint);
         }
     }

@@ -55,9 +55,9 @@ def compressed(fmt, **weights):
                 config_groups={"group_0": dict(targets=["Linear"], weights=dict(dict(num_bits=8, type="int", symmetric=True), **weights))})
 
 
-def quantized(name, config, tensors, data=bytes(range(1, 120, 7))):
+def quantised(name, config, tensors, data=bytes(range(1, 120, 7))):
     text, _ = header([*tensors, ("norm.weight", "BF16", [5])])
-    write("quantized", name, json.dumps(dict(quantization_config=config)).encode(), text, data)
+    write("quantised", name, json.dumps(dict(quantization_config=config)).encode(), text, data)
 
 
 def write(target, name, *files):
@@ -66,7 +66,7 @@ def write(target, name, *files):
 
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
-    for target in ("safetensors", "gguf", "quantized"):
+    for target in ("safetensors", "gguf", "quantised"):
         (SEEDS / target).mkdir(parents=True)
 
     two = [("a", "F32", [2, 3]), ("b", "F8_E4M3", [5]), ("c", "I64", [])]
@@ -95,32 +95,32 @@ def main():
     write("gguf", "past-the-end", gguf(metadata[:1], [("t", [32], 8, 64)], 34))
 
     awq = [("m.qweight", "I32", [32, 2]), ("m.qzeros", "I32", [2, 2]), ("m.scales", "F16", [2, 16])]
-    quantized("awq", dict(quant_method="awq", bits=4, group_size=16, zero_point=True, version="gemm"), awq)
-    quantized("awq-gemv", dict(quant_method="awq", bits=4, group_size=32, version="gemv"),
+    quantised("awq", dict(quant_method="awq", bits=4, group_size=16, zero_point=True, version="gemm"), awq)
+    quantised("awq-gemv", dict(quant_method="awq", bits=4, group_size=32, version="gemv"),
               [("m.qweight", "I32", [8, 8]), ("m.qzeros", "I32", [8, 4]), ("m.scales", "F16", [8, 32])])
     for bits, words in ((2, 2), (3, 3), (4, 4), (8, 8)):
-        quantized(f"gptq-{bits}", dict(quant_method="gptq", bits=bits, group_size=16, checkpoint_format="gptq"),
+        quantised(f"gptq-{bits}", dict(quant_method="gptq", bits=bits, group_size=16, checkpoint_format="gptq"),
                   [("m.qweight", "I32", [words, 32]), ("m.qzeros", "I32", [2, words]), ("m.scales", "F16", [2, 32])])
-    quantized("gptq-act-order", dict(quant_method="gptq", bits=4, group_size=16, desc_act=True, checkpoint_format="gptq_v2"),
+    quantised("gptq-act-order", dict(quant_method="gptq", bits=4, group_size=16, desc_act=True, checkpoint_format="gptq_v2"),
               [("m.g_idx", "I32", [32]), ("m.qweight", "I32", [4, 8]), ("m.qzeros", "I32", [2, 1]), ("m.scales", "F16", [2, 8])],
               data=b"\0\0\0\0\1\0\0\0" * 16)
-    quantized("ct-int4", compressed("pack-quantized", num_bits=4, strategy="group", group_size=16),
+    quantised("ct-int4", compressed("pack-quantized", num_bits=4, strategy="group", group_size=16),
               [("m.weight_shape", "I64", [2]), ("m.weight_packed", "I32", [1, 4]), ("m.weight_scale", "BF16", [1, 2])],
               data=b"\1\0\0\0\0\0\0\0\x20\0\0\0\0\0\0\0" + bytes(range(100)))
-    quantized("ct-int4-asymmetric", compressed("pack-quantized", num_bits=4, strategy="channel", symmetric=False),
+    quantised("ct-int4-asymmetric", compressed("pack-quantized", num_bits=4, strategy="channel", symmetric=False),
               [("m.weight_shape", "I64", [2]), ("m.weight_packed", "I32", [1, 4]), ("m.weight_scale", "BF16", [1, 1]),
                ("m.weight_zero_point", "I32", [1, 1])], data=b"\1\0\0\0\0\0\0\0\x20\0\0\0\0\0\0\0" + bytes(range(100)))
-    quantized("ct-int8", compressed("int-quantized", strategy="channel", symmetric=False),
+    quantised("ct-int8", compressed("int-quantized", strategy="channel", symmetric=False),
               [("m.weight", "I8", [4, 16]), ("m.weight_scale", "BF16", [4, 1]), ("m.weight_zero_point", "I8", [4, 1])])
-    quantized("ct-fp8", compressed("float-quantized", type="float", strategy="tensor"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [1])])
-    quantized("ct-block", compressed("naive-quantized", type="float", strategy="block", block_structure=[3, 4]),
+    quantised("ct-fp8", compressed("float-quantized", type="float", strategy="tensor"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [1])])
+    quantised("ct-block", compressed("naive-quantized", type="float", strategy="block", block_structure=[3, 4]),
               [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [2, 2])])
-    quantized("fp8-block", dict(quant_method="fp8", weight_block_size=[3, 4]), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale_inv", "F32", [2, 2])])
-    quantized("fp8-static", dict(quant_method="fp8", activation_scheme="static", ignored_layers=["lm_head"]),
+    quantised("fp8-block", dict(quant_method="fp8", weight_block_size=[3, 4]), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale_inv", "F32", [2, 2])])
+    quantised("fp8-static", dict(quant_method="fp8", activation_scheme="static", ignored_layers=["lm_head"]),
               [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", []), ("m.input_scale", "F32", [])])
-    quantized("fbgemm", dict(quant_method="fbgemm_fp8"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [4, 1])])
-    quantized("mxfp4", dict(quant_method="mxfp4"), [("m_blocks", "U8", [2, 3, 2, 16]), ("m_scales", "U8", [2, 3, 2])])
-    quantized("left-over", dict(quant_method="awq", bits=4, group_size=16), awq[1:])
+    quantised("fbgemm", dict(quant_method="fbgemm_fp8"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [4, 1])])
+    quantised("mxfp4", dict(quant_method="mxfp4"), [("m_blocks", "U8", [2, 3, 2, 16]), ("m_scales", "U8", [2, 3, 2])])
+    quantised("left-over", dict(quant_method="awq", bits=4, group_size=16), awq[1:])
 
 
 if __name__ == "__main__":

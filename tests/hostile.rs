@@ -28,7 +28,7 @@ fn seeds_of_the_fuzz_targets_are_replayed() -> Result<()> {
     let folder = harness::Folder::new()?;
     seeds("safetensors")?.iter().for_each(|seed| folder.safetensors(seed));
     seeds("gguf")?.iter().for_each(|seed| folder.gguf(seed));
-    seeds("quantized")?.iter().for_each(|seed| folder.quantized(seed));
+    seeds("quantised")?.iter().for_each(|seed| folder.quantised(seed));
     Ok(())
 }
 
@@ -221,7 +221,7 @@ proptest! {
         edits in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(b"0123456789[]{},:\"-truefalsenull".to_vec())), 1..4),
     ) {
         let names: Vec<_> =
-            fixtures_of("quantized").into_iter().filter(|name| fixture(name).join("model.safetensors").exists()).collect();
+            fixtures_of("quantised").into_iter().filter(|name| fixture(name).join("model.safetensors").exists()).collect();
         let scratch = Scratch::new(&names[which.index(names.len())]);
         let mut bytes = std::fs::read(scratch.file(file)).expect("a file");
         let within = match file {

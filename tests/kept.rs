@@ -219,7 +219,7 @@ fn a_layer_of_blocks() -> Result<()> {
 /// order of columns, too, which ONNX Runtime computes for symmetric weights only.
 #[test]
 fn the_operands_of_a_product_are_the_dense_weight() -> Result<()> {
-    for name in ["quantized/awq", "quantized/gptq-act-order"] {
+    for name in ["quantised/awq", "quantised/gptq-act-order"] {
         let checkpoint = Checkpoint::open(&fixture(name))?;
         let model = describe(&checkpoint)?;
         let facets = Facets::new(&checkpoint.weights);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use fs_err as fs;
 use qeff_core::weights::gguf::Header;
-use qeff_core::weights::quantized::Quantization;
+use qeff_core::weights::quantised::Quantization;
 use qeff_core::weights::{Checkpoint as Weights, CheckpointError};
 use qeff_plugin_api::config::Config;
 use serde_json::Value as Json;
@@ -83,7 +83,7 @@ impl Checkpoint {
             // transformers falls back on the model's own config.
             None => eos_ids(&serde_json::from_str(&text)?, "config.json")?.unwrap_or_default(),
         };
-        let opened = Weights::open(dir).and_then(|weights| weights.dequantized(quantization.as_ref()));
+        let opened = Weights::open(dir).and_then(|weights| weights.dequantised(quantization.as_ref()));
         let weights = opened.map_err(|error| match &error {
             CheckpointError::Header { path, .. } if is_lfs_pointer(path) => {
                 anyhow!("{} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`", path.display())

@@ -65,7 +65,7 @@ fn equals_the_reference_however_it_is_batched() {
 
 #[test]
 fn quantised_checkpoints_equal_the_reference() {
-    let names = qeff::fixtures_of("quantized");
+    let names = qeff::fixtures_of("quantised");
     for name in names.iter().filter(|name| fixture(name).is_dir()) {
         let cases = cases(&fixture(name)).expect("a fixture");
         check(name, &cases, "--prompt-len 8 --batch-size 2 --quantized dequantize");

@@ -19,7 +19,7 @@ use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
 use super::blocks::{BlockPart, Encoding};
 use super::gguf::{self, BlockType, GgufError, Storage};
-use super::quantized::{Coded, Part, QuantizedError, Stored};
+use super::quantised::{Coded, Part, QuantisedError, Stored};
 use super::safetensors::{Entry, HeaderError, read_header};
 use super::source::{SourceError, TensorSource, TensorView, copy_lent};
 use crate::mapping::{Mapping, MappingError};
@@ -91,7 +91,7 @@ pub enum CheckpointError {
     },
     /// Parts of a quantised weight that do not fit together.
     #[error(transparent)]
-    Quantized(#[from] QuantizedError),
+    Quantised(#[from] QuantisedError),
     /// A config that says the weights are quantised, and weights of which none is.
     #[error(
         "{}: expected quantised weights ({scheme}), whose parts end in {parts}; found none: if the weights are what they \

@@ -19,7 +19,7 @@ mod kernel;
 mod located;
 mod plan;
 mod quantise;
-pub mod quantized;
+pub mod quantised;
 mod region;
 mod safetensors;
 mod source;

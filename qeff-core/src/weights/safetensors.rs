@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensorError};
 
 use qeff_plugin_api::DType;
 
-use super::quantized::{Float8, Stored};
+use super::quantised::{Float8, Stored};
 
 /// Longest header that is read. The format's own reader has this limit; the largest real ones are a few megabytes.
 const MAX_HEADER: u64 = 100_000_000;

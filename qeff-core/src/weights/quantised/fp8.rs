@@ -7,7 +7,7 @@ use qeff_plugin_api::config::{Config, ConfigError};
 
 use super::coded::Coded;
 use super::codes::Codes;
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::fields::inert;
 use super::numbers::Numbers;
 use super::part::Stored;
@@ -57,7 +57,7 @@ impl Fp8 {
         self.method.into()
     }
 
-    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantizedError> {
+    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantisedError> {
         for module in shelf.modules(".weight") {
             let Some(stored) = shelf.peek(&module, ".weight") else { continue };
             let Stored::Float8(float) = stored.stored else { continue };

@@ -9,7 +9,7 @@ use crate::weights::{TensorSource as _, evaluate_to_vec};
 use qeff_plugin_api::{DType, WeightExpr};
 
 fn dir(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/quantized")).join(name)
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/quantised")).join(name)
 }
 
 fn names() -> Vec<String> {
@@ -24,7 +24,7 @@ fn open(name: &str) -> Checkpoint {
     let config = Config::parse(&std::fs::read_to_string(dir(name).join("config.json")).unwrap()).unwrap();
     let quantization = Quantization::read(&config).unwrap();
     assert!(config.unread().iter().all(|field| !field.starts_with("quantization_config")), "{:?}", config.unread());
-    Checkpoint::open(dir(name)).unwrap().dequantized(quantization.as_ref()).unwrap()
+    Checkpoint::open(dir(name)).unwrap().dequantised(quantization.as_ref()).unwrap()
 }
 
 /// The dequantised weights that the oracle wrote: name and bytes.

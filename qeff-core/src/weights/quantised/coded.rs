@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use super::codes::{Codes, Layout};
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::grid::{Groups, Scales, Zeros};
 use super::numbers::{Float8, Numbers};
 use super::part::Part;
@@ -97,7 +97,7 @@ impl Coded {
         numbers: Numbers,
         scale: Part,
         block: Option<[u64; 2]>,
-    ) -> Result<Self, QuantizedError> {
+    ) -> Result<Self, QuantisedError> {
         let (rows, columns) = (codes.rows, codes.columns);
         let (step, group) = match block {
             Some([step, group]) => (step, group),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// A stored tensor that is missing, left over, or not what the others need.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("tensor `{tensor}` in {}: expected {expected}, found {found}", file.display())]
-pub struct QuantizedError {
+pub struct QuantisedError {
     /// The stored tensor.
     pub tensor: String,
     /// The file that holds it, or that would hold it.

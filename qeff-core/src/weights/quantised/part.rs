@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qeff_plugin_api::DType;
 
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::numbers::Float8;
 use crate::mapping::{Mapping, MappingError};
 use crate::weights::convert::Converter;
@@ -99,7 +99,7 @@ impl Part {
     }
 
     /// All elements, which have to be 32-bit or 64-bit integers; for small tensors.
-    pub(super) fn integers(&self) -> Result<Vec<i64>, QuantizedError> {
+    pub(super) fn integers(&self) -> Result<Vec<i64>, QuantisedError> {
         let bytes = self.bytes(0, self.count());
         let bytes = bytes.map_err(|error| self.refuse("a tensor within its file".into(), error.to_string()))?;
         let integer = |bytes: &[u8]| match *bytes {
@@ -121,7 +121,7 @@ impl Part {
     }
 
     /// Refuses another shape than `expected`.
-    pub(super) fn shaped(self, expected: &[u64], why: impl fmt::Display) -> Result<Self, QuantizedError> {
+    pub(super) fn shaped(self, expected: &[u64], why: impl fmt::Display) -> Result<Self, QuantisedError> {
         match self.shape == expected {
             true => Ok(self),
             false => Err(self.refuse(format!("shape {expected:?}, {why}"), format!("{:?}", self.shape))),
@@ -129,7 +129,7 @@ impl Part {
     }
 
     /// Refuses elements other than `expected`.
-    pub(super) fn typed(self, expected: &[Stored]) -> Result<Self, QuantizedError> {
+    pub(super) fn typed(self, expected: &[Stored]) -> Result<Self, QuantisedError> {
         if expected.contains(&self.stored) {
             return Ok(self);
         }
@@ -138,7 +138,7 @@ impl Part {
     }
 
     /// Refuses elements that are no floating-point numbers.
-    pub(super) fn float(self) -> Result<Self, QuantizedError> {
+    pub(super) fn float(self) -> Result<Self, QuantisedError> {
         match self.stored.is_float() {
             true => Ok(self),
             false => Err(self.refuse("floating-point numbers".into(), self.stored.to_string())),
@@ -146,7 +146,7 @@ impl Part {
     }
 
     /// Refuses another number of axes than `rank`, or an empty tensor.
-    pub(super) fn ranked(self, rank: usize) -> Result<Self, QuantizedError> {
+    pub(super) fn ranked(self, rank: usize) -> Result<Self, QuantisedError> {
         match self.shape.len() == rank && self.count() > 0 {
             true => Ok(self),
             false => Err(self.refuse(format!("{rank} axes and no empty one"), format!("shape {:?}", self.shape))),
@@ -154,9 +154,9 @@ impl Part {
     }
 
     /// An error about this tensor.
-    pub(super) fn refuse(&self, expected: String, found: String) -> QuantizedError {
+    pub(super) fn refuse(&self, expected: String, found: String) -> QuantisedError {
         let file = self.mapping.path().to_owned();
-        QuantizedError { tensor: self.name.clone(), file, expected, found }
+        QuantisedError { tensor: self.name.clone(), file, expected, found }
     }
 }
 

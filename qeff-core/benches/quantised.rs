@@ -1,6 +1,6 @@
 //! Decoding quantised checkpoints: how long, and how much memory.
 //!
-//! `cargo bench -p qeff-core --bench quantized -- --matrices 8` makes, scheme by scheme, a checkpoint of that many random
+//! `cargo bench -p qeff-core --bench quantised -- --matrices 8` makes, scheme by scheme, a checkpoint of that many random
 //! matrices of 4096 by 4096 in a temporary directory, and packs it to f32 as it is read ([out, in]) and transposed. Peak
 //! memory is the kernel's own figure for this process (VmHWM) so far, mapped pages counted. `--dir` chooses the disk.
 #![allow(clippy::print_stdout)]
@@ -8,7 +8,7 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use qeff_core::weights::quantized::Quantization;
+use qeff_core::weights::quantised::Quantization;
 use qeff_core::weights::{Checkpoint, PackOptions, PackRequest, pack};
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::{DType, WeightExpr};
@@ -43,7 +43,7 @@ fn main() -> Result<(), Failure> {
         let work = tempfile::tempdir_in(&dir)?;
         generate(&work.path().join("model.safetensors"), &parts, matrices)?;
         let config = Config::parse(&json!({ "quantization_config": config }).to_string())?;
-        let checkpoint = Checkpoint::open(work.path())?.dequantized(Quantization::read(&config)?.as_ref())?;
+        let checkpoint = Checkpoint::open(work.path())?.dequantised(Quantization::read(&config)?.as_ref())?;
         for transposed in [false, true] {
             let request = |i| {
                 let name = format!("m{i}.weight");

@@ -7,7 +7,7 @@ use std::ops::Range;
 use qeff_plugin_api::DType;
 
 use super::codes::Packing;
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::part::{Part, Stored, word};
 use crate::mapping::MappingError;
 
@@ -22,7 +22,7 @@ pub(super) enum Groups {
 
 impl Groups {
     /// The groups that `part` lists, of which there are `count`; runs of `size`, if that is what it lists.
-    pub(super) fn listed(part: Part, size: u64, count: u64) -> Result<Self, QuantizedError> {
+    pub(super) fn listed(part: Part, size: u64, count: u64) -> Result<Self, QuantisedError> {
         let part = part.typed(&[Stored::Plain(DType::I32)])?;
         let groups = part.integers()?;
         if let Some((input, group)) = groups.iter().enumerate().find(|(_, group)| !(0..count as i64).contains(group)) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use qeff_plugin_api::{DType, TensorInfo};
 
 use super::coded::Coded;
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::part::Part;
 use crate::weights::Checkpoint;
 
@@ -65,8 +65,8 @@ impl<'c> Shelf<'c> {
     }
 
     /// The stored tensor `module` + `ending`, which `beside` cannot do without.
-    pub(super) fn take(&mut self, module: &str, ending: &str, beside: &Part) -> Result<Part, QuantizedError> {
-        self.opt(module, ending).ok_or_else(|| QuantizedError {
+    pub(super) fn take(&mut self, module: &str, ending: &str, beside: &Part) -> Result<Part, QuantisedError> {
+        self.opt(module, ending).ok_or_else(|| QuantisedError {
             tensor: format!("{module}{ending}"),
             file: beside.mapping.path().to_owned(),
             expected: format!("this tensor beside `{}`", beside.name),
@@ -75,7 +75,7 @@ impl<'c> Shelf<'c> {
     }
 
     /// Adds a logical tensor. A stored one of that name has to be one of its parts.
-    pub(super) fn put(&mut self, name: String, shape: Vec<u64>, coded: Coded) -> Result<(), QuantizedError> {
+    pub(super) fn put(&mut self, name: String, shape: Vec<u64>, coded: Coded) -> Result<(), QuantisedError> {
         if let Some(stored) = self.checkpoint.part(&name).filter(|_| !self.taken.contains(&name)) {
             let expected =
                 format!("no such tensor beside `{}`, which holds the same weight quantised", coded.codes.part.name);
@@ -86,7 +86,7 @@ impl<'c> Shelf<'c> {
     }
 
     /// Ends the work: what has one of `endings` must have been taken.
-    pub(super) fn clear(mut self, endings: &[&str]) -> Result<Cleared, QuantizedError> {
+    pub(super) fn clear(mut self, endings: &[&str]) -> Result<Cleared, QuantisedError> {
         for name in self.checkpoint.stored_names().filter(|name| !self.taken.contains(*name)) {
             let ends = |ending: &&&str| name.ends_with(**ending);
             if let (Some(ending), Some(part)) = (endings.iter().find(ends), self.checkpoint.part(name)) {

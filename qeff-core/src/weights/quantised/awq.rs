@@ -9,7 +9,7 @@ use qeff_plugin_api::config::{Config, ConfigError};
 
 use super::coded::{Coded, Order};
 use super::codes::{Codes, Layout, Packing};
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::fields::{group_size, inert};
 use super::grid::{Groups, Scales, ZeroAxis, Zeros};
 use super::numbers::Numbers;
@@ -66,7 +66,7 @@ impl Awq {
         "awq, 4 bits".into()
     }
 
-    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantizedError> {
+    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantisedError> {
         for module in shelf.modules(".qweight") {
             let Some(codes) = shelf.opt(&module, ".qweight") else { continue };
             let codes = codes.typed(WORDS)?.ranked(2)?;

@@ -8,7 +8,7 @@ use qeff_plugin_api::config::{Config, ConfigError};
 
 use super::coded::{Coded, Order};
 use super::codes::{Codes, Layout};
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::fields::inert;
 use super::grid::{Groups, Scales, Zeros};
 use super::numbers::{Float8, Numbers};
@@ -37,7 +37,7 @@ impl Mxfp4 {
         "mxfp4".into()
     }
 
-    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantizedError> {
+    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantisedError> {
         for name in shelf.modules("_blocks") {
             let Some(codes) = shelf.opt(&name, "_blocks") else { continue };
             let codes = codes.typed(BYTES)?.ranked(4)?;

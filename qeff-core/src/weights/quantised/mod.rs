@@ -1,6 +1,6 @@
 //! Quantised checkpoints: safetensors files that keep a weight as small codes with scales, in several tensors.
 //!
-//! [`Quantization`] is what a config says about that; [`Checkpoint::dequantized`] puts the logical tensors together. From
+//! [`Quantization`] is what a config says about that; [`Checkpoint::dequantised`] puts the logical tensors together. From
 //! then on there are tensors of f32 under the names and in the orientation that a model has without quantisation, which
 //! are decoded while they are lent: neither plugins nor passes know that there was another form.
 //!
@@ -35,7 +35,7 @@ use mxfp4::Mxfp4;
 use shelf::{Cleared, Shelf};
 
 pub(super) use coded::Coded;
-pub use error::QuantizedError;
+pub use error::QuantisedError;
 pub(super) use numbers::Float8;
 pub(super) use part::{Part, Stored};
 
@@ -129,7 +129,7 @@ impl Quantization {
         &self.activations
     }
 
-    fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantizedError> {
+    fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantisedError> {
         match &self.scheme {
             Scheme::Awq(scheme) => scheme.assemble(shelf),
             Scheme::Gptq(scheme) => scheme.assemble(shelf),
@@ -158,9 +158,9 @@ impl Checkpoint {
     /// # Errors
     /// If a part is missing, left over, or not what the others need, or nothing is quantised; without `quantization`, if a
     /// tensor cannot be read without one.
-    pub fn dequantized(mut self, quantization: Option<&Quantization>) -> Result<Self, CheckpointError> {
+    pub fn dequantised(mut self, quantization: Option<&Quantization>) -> Result<Self, CheckpointError> {
         let Some(quantization) = quantization else {
-            self.check_unquantized()?;
+            self.check_unquantised()?;
             return Ok(self);
         };
         let mut shelf = Shelf::new(&self);
@@ -180,7 +180,7 @@ impl Checkpoint {
     }
 
     /// Refuses weights that mean something else than what is stored: those with a scale beside them that nobody reads.
-    fn check_unquantized(&self) -> Result<(), QuantizedError> {
+    fn check_unquantised(&self) -> Result<(), QuantisedError> {
         for name in self.stored_names() {
             let module = name.strip_suffix(".weight").unwrap_or(name);
             for ending in fp8::PARTS {

@@ -12,4 +12,4 @@ thread_local! {
     static FOLDER: LazyCell<Folder> = LazyCell::new(|| Folder::new().expect("a temporary folder"));
 }
 
-fuzz_target!(|input: &[u8]| FOLDER.with(|folder| folder.quantized(input)));
+fuzz_target!(|input: &[u8]| FOLDER.with(|folder| folder.quantised(input)));

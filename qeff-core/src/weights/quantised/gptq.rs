@@ -8,7 +8,7 @@ use qeff_plugin_api::config::{Config, ConfigError};
 
 use super::coded::{Coded, Order};
 use super::codes::{Codes, Layout, Packing};
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::fields::{group_size, inert};
 use super::grid::{Groups, Scales, ZeroAxis, Zeros};
 use super::numbers::Numbers;
@@ -110,7 +110,7 @@ impl Gptq {
         format!("gptq, {} bits{}", self.bits, if self.act_order { ", act-order" } else { "" })
     }
 
-    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantizedError> {
+    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantisedError> {
         let packing = Packing::Dense { bits: self.bits };
         for module in shelf.modules(".qweight") {
             let Some(codes) = shelf.opt(&module, ".qweight") else { continue };

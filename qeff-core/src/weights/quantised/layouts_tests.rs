@@ -22,7 +22,7 @@ fn checkpoint(config: &Json, tensors: &[Tensor]) -> Checkpoint {
     std::fs::write(dir.path().join("model.safetensors"), file(&Json::Object(header).to_string(), &data)).unwrap();
     let config = Config::parse(&json!({ "quantization_config": config }).to_string()).unwrap();
     let quantization = Quantization::read(&config).unwrap();
-    Checkpoint::open(dir.path()).unwrap().dequantized(quantization.as_ref()).unwrap()
+    Checkpoint::open(dir.path()).unwrap().dequantised(quantization.as_ref()).unwrap()
 }
 
 fn numbers(checkpoint: &Checkpoint, range: std::ops::Range<u64>) -> Vec<f32> {

@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use serde_json::{Value as Json, json};
 
 fn for_each(check: impl Fn(&str) -> Result<()>) {
-    let names: Vec<_> = fixtures_of("quantized").into_iter().filter(|name| fixture(name).is_dir()).collect();
+    let names: Vec<_> = fixtures_of("quantised").into_iter().filter(|name| fixture(name).is_dir()).collect();
     assert!(names.len() > 15, "{names:?}");
     let failures: Vec<_> =
         names.iter().filter_map(|name| check(name).err().map(|error| format!("{name}: {error:#}"))).collect();
@@ -56,18 +56,18 @@ fn logits_are_those_of_the_dequantised_weights() {
 #[test]
 fn integers_are_kept() -> Result<()> {
     for (name, all) in [
-        ("quantized/awq", 14),
-        ("quantized/gptq", 14),
-        ("quantized/gptq-8-bits", 14),
-        ("quantized/gptq-act-order", 14),
-        ("quantized/gptq-act-order-symmetric", 7),
-        ("quantized/gptq-symmetric", 14),
-        ("quantized/gptq-v2-act-order-8-bits", 14),
-        ("quantized/gptq-v2-sharded", 14),
-        ("quantized/ct-int4", 14),
-        ("quantized/ct-int8", 14),
-        ("quantized/fp8-block", 0),
-        ("quantized/mxfp4", 0),
+        ("quantised/awq", 14),
+        ("quantised/gptq", 14),
+        ("quantised/gptq-8-bits", 14),
+        ("quantised/gptq-act-order", 14),
+        ("quantised/gptq-act-order-symmetric", 7),
+        ("quantised/gptq-symmetric", 14),
+        ("quantised/gptq-v2-act-order-8-bits", 14),
+        ("quantised/gptq-v2-sharded", 14),
+        ("quantised/ct-int4", 14),
+        ("quantised/ct-int8", 14),
+        ("quantised/fp8-block", 0),
+        ("quantised/mxfp4", 0),
     ] {
         let kept = check_with(&fixture(name), name, Stored::Keep)?;
         ensure!(kept == all, "{name}: {kept} weights were kept, expected {all}");
@@ -94,11 +94,11 @@ fn quantised_activations_are_told_of() -> Result<()> {
         let checkpoint = Checkpoint::open(&fixture(name))?;
         Ok(qeff_host::describe::describe(&checkpoint, &Registry::builtin(), DescribeOptions::default())?.notes)
     };
-    ensure!(notes("quantized/gptq")?.is_empty());
+    ensure!(notes("quantised/gptq")?.is_empty());
     for (name, field) in [
-        ("quantized/fp8-block", "activation_scheme"),
-        ("quantized/fbgemm-fp8", "activation_scale_ub"),
-        ("quantized/ct-int8", "input_activations"),
+        ("quantised/fp8-block", "activation_scheme"),
+        ("quantised/fbgemm-fp8", "activation_scale_ub"),
+        ("quantised/ct-int8", "input_activations"),
     ] {
         let notes = notes(name)?;
         ensure!(notes.len() == 1 && notes[0].contains(field), "{name}: {notes:?}");
@@ -110,7 +110,7 @@ fn quantised_activations_are_told_of() -> Result<()> {
 #[test]
 fn a_file_may_stand_in_for_the_field() -> Result<()> {
     for (name, file, method) in
-        [("quantized/gptq", "quantize_config.json", true), ("quantized/awq", "quant_config.json", false)]
+        [("quantised/gptq", "quantize_config.json", true), ("quantised/awq", "quant_config.json", false)]
     {
         let scratch = Scratch::new(name);
         let config: Json = serde_json::from_slice(&std::fs::read(scratch.file("config.json"))?)?;
@@ -130,13 +130,13 @@ fn a_file_may_stand_in_for_the_field() -> Result<()> {
 
 #[test]
 fn the_older_name_of_the_field_is_read() -> Result<()> {
-    let scratch = Scratch::new("quantized/ct-int4");
+    let scratch = Scratch::new("quantised/ct-int4");
     scratch.edit_json("config.json", |config| {
         let mut fields = config["quantization_config"].take();
         fields["quant_method"].take();
         config["compression_config"] = json!({ "quantization_config": fields });
     });
-    check(scratch.dir(), "quantized/ct-int4")
+    check(scratch.dir(), "quantised/ct-int4")
 }
 
 /// Modules that are not quantised, named or by pattern, are used as they are stored: here, the dense weights that the
@@ -144,9 +144,9 @@ fn the_older_name_of_the_field_is_read() -> Result<()> {
 #[test]
 fn ignored_modules_stay_as_stored() -> Result<()> {
     for (name, ignored) in [
-        ("quantized/ct-int8", json!(["lm_head", "re:.*layers\\.0\\.mlp\\.(up|down)_proj$"])),
-        ("quantized/fp8-static", json!(["lm_head", "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"])),
-        ("quantized/awq", json!(["mlp.up_proj"])),
+        ("quantised/ct-int8", json!(["lm_head", "re:.*layers\\.0\\.mlp\\.(up|down)_proj$"])),
+        ("quantised/fp8-static", json!(["lm_head", "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"])),
+        ("quantised/awq", json!(["mlp.up_proj"])),
     ] {
         let scratch = Scratch::new(name);
         let dense = std::fs::read(fixture(name).join("expected.safetensors"))?;
@@ -174,7 +174,7 @@ fn ignored_modules_stay_as_stored() -> Result<()> {
 #[test]
 fn awq_for_vectors() -> Result<()> {
     const PLACES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
-    let scratch = Scratch::new("quantized/awq");
+    let scratch = Scratch::new("quantised/awq");
     scratch.edit_tensors(|tensors| {
         let words = |data: &[u8]| -> Vec<u32> {
             data.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
@@ -213,7 +213,7 @@ fn awq_for_vectors() -> Result<()> {
         }
     });
     scratch.edit_json("config.json", |config| config["quantization_config"]["version"] = "gemv".into());
-    check(scratch.dir(), "quantized/awq")
+    check(scratch.dir(), "quantised/awq")
 }
 
 /// The tensors that a spoiled checkpoint is about.
@@ -221,7 +221,7 @@ const UP: &str = "model.layers.0.mlp.up_proj";
 
 /// A copy of a fixture with something done to it.
 fn with(name: &str, spoil: impl FnOnce(&Scratch)) -> Scratch {
-    let scratch = Scratch::new(&format!("quantized/{name}"));
+    let scratch = Scratch::new(&format!("quantised/{name}"));
     spoil(&scratch);
     scratch
 }
@@ -275,7 +275,7 @@ fn refusals(cases: Vec<(&str, Scratch)>) -> String {
 
 fn snapshot(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path(qeff::root().join("snapshots/quantized_checkpoints"));
+    settings.set_snapshot_path(qeff::root().join("snapshots/quantised_checkpoints"));
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!(name, text));

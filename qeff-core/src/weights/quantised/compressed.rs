@@ -10,7 +10,7 @@ use regex::Regex;
 
 use super::coded::Coded;
 use super::codes::{Codes, Layout, Packing};
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::fields::inert;
 use super::fp8::sides;
 use super::grid::{Groups, ZeroAxis, Zeros};
@@ -154,7 +154,7 @@ impl Compressed {
         format!("compressed-tensors, {}", forms.join(" and "))
     }
 
-    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantizedError> {
+    pub(super) fn assemble(&self, shelf: &mut Shelf<'_>) -> Result<(), QuantisedError> {
         for module in shelf.modules(".weight_scale") {
             let Some(scale) = shelf.opt(&module, ".weight_scale") else { continue };
             let Some(form) = self.form_of(&module) else {
@@ -242,7 +242,7 @@ impl Form {
     }
 
     /// A weight of a byte an element.
-    fn bytes(self, shelf: &mut Shelf<'_>, module: &str, scale: Part) -> Result<Coded, QuantizedError> {
+    fn bytes(self, shelf: &mut Shelf<'_>, module: &str, scale: Part) -> Result<Coded, QuantisedError> {
         let codes = shelf.take(module, ".weight", &scale)?;
         let (numbers, stored) = match self.float {
             true => (Numbers::Float(Float8::E4M3), Stored::Float8(Float8::E4M3)),
@@ -259,7 +259,7 @@ impl Form {
     }
 
     /// A weight in words.
-    fn packed(self, shelf: &mut Shelf<'_>, module: &str, scale: Part) -> Result<Coded, QuantizedError> {
+    fn packed(self, shelf: &mut Shelf<'_>, module: &str, scale: Part) -> Result<Coded, QuantisedError> {
         let codes = shelf.take(module, ".weight_packed", &scale)?;
         let codes = codes.typed(&[Stored::Plain(DType::I32)])?.ranked(2)?;
         let shape = shelf.take(module, ".weight_shape", &codes)?;
@@ -298,7 +298,7 @@ impl Form {
         module: &str,
         coded: &Coded,
         base: f32,
-    ) -> Result<Zeros, QuantizedError> {
+    ) -> Result<Zeros, QuantisedError> {
         let zeros = match self.symmetric {
             true => shelf.opt(module, ".weight_zero_point"),
             false => Some(shelf.take(module, ".weight_zero_point", &coded.codes.part)?),
@@ -317,7 +317,7 @@ impl Form {
     }
 
     /// The tensor that assigns inputs to groups, if there is one: −1 in it means that it was never filled.
-    fn list_groups(self, shelf: &mut Shelf<'_>, module: &str, mut coded: Coded) -> Result<Coded, QuantizedError> {
+    fn list_groups(self, shelf: &mut Shelf<'_>, module: &str, mut coded: Coded) -> Result<Coded, QuantisedError> {
         if let Some(listed) = shelf.opt(module, ".weight_g_idx") {
             let listed = listed.typed(&[Stored::Plain(DType::I32)])?;
             let listed = listed.shaped(&[coded.codes.columns], "a group for each input")?;
@@ -337,7 +337,7 @@ impl Form {
     }
 
     /// Refuses scales on another grid than the config says.
-    fn check_scale(self, scale: Part, rows: u64, columns: u64) -> Result<Part, QuantizedError> {
+    fn check_scale(self, scale: Part, rows: u64, columns: u64) -> Result<Part, QuantisedError> {
         let expected = match self.strategy {
             Strategy::Tensor if scale.count() == 1 => return Ok(scale),
             Strategy::Channel if scale.shape == [rows] => return Ok(scale),

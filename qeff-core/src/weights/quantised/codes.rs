@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::error::QuantizedError;
+use super::error::QuantisedError;
 use super::part::{Part, word};
 use crate::mapping::MappingError;
 
@@ -104,7 +104,7 @@ pub(super) struct Codes {
 
 impl Codes {
     /// A matrix of bytes.
-    pub(super) fn bytes(part: Part) -> Result<Self, QuantizedError> {
+    pub(super) fn bytes(part: Part) -> Result<Self, QuantisedError> {
         let part = part.ranked(2)?;
         let (rows, columns) = (part.shape[0], part.shape[1]);
         Ok(Codes { part, layout: Layout::Bytes, rows, columns })
