@@ -17,6 +17,8 @@ pub struct DescribeOptions<'a> {
     pub plugin: Option<&'a str>,
     /// Refuse what is otherwise only warned of: unread config fields, unused tensors.
     pub strict: bool,
+    /// Rewrites to apply to the description, in this order; see [`Registry::rewrite`] for how they are named.
+    pub rewrites: &'a [String],
 }
 
 /// A described model.
@@ -53,6 +55,13 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
     let unread = request.config.unread();
     validate(&model, checkpoint.weights.index())
         .with_context(|| format!("plugin {} describes {} wrongly", plugin, checkpoint.dir.display()))?;
+    let mut model = model;
+    for name in options.rewrites {
+        let rewrite = registry.rewrite(name)?;
+        let rewritten = || format!("rewrite `{name}` of plugin {}", rewrite.origin.plugin);
+        model = rewrite.rewrite(model, checkpoint.weights.index()).with_context(|| format!("{} refuses", rewritten()))?;
+        validate(&model, checkpoint.weights.index()).with_context(|| format!("{} leaves the model invalid", rewritten()))?;
+    }
     let mut warnings = vec![];
     if !unread.is_empty() {
         warnings.push(format!(

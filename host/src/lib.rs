@@ -6,6 +6,7 @@ pub mod cli;
 pub mod compile;
 pub mod describe;
 pub mod engines;
+mod foreign;
 pub mod forms;
 pub mod generate;
 mod gguf;

@@ -84,6 +84,9 @@ pub(crate) struct ModelArgs {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) plugin: Option<String>,
+    /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rewrite: Vec<String>,
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long)]
     pub(crate) strict: bool,
@@ -92,19 +95,25 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// Opens the checkpoint and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
-        let checkpoint = Checkpoint::open(&self.model)?;
-        let described = self.describe_opened(&checkpoint)?;
+        let (checkpoint, registry) = self.open()?;
+        let described = self.describe_opened(&checkpoint, &registry)?;
         Ok((checkpoint, described))
     }
 
-    /// Has an opened checkpoint described.
-    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
+    /// Opens the checkpoint, with the plugins that may describe it.
+    pub(crate) fn open(&self) -> Result<(Checkpoint, Registry)> {
         let mut registry = Registry::builtin();
         if let Some(choice) = &self.plugin {
             registry.choose(choice)?;
         }
-        let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
-        describe(checkpoint, &registry, options)
+        Ok((Checkpoint::open_with(&self.model, registry.formats())?, registry))
+    }
+
+    /// Has an opened checkpoint described.
+    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint, registry: &Registry) -> Result<Described> {
+        // A plugin may be named for its rewrites or its weight format alone; anybody may describe the model then.
+        let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
+        describe(checkpoint, registry, DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite })
     }
 }
 

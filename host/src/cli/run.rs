@@ -152,12 +152,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
 
-    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let (checkpoint, registry) = args.model.open()?;
     let needs_text = !args.stop.is_empty() || prompts.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
     let tokenizer = if needs_text { Some(checkpoint.tokenizer()?) } else { tokenizer_if_sound(&checkpoint) };
     let encoded = encode(args, &prompts, tokenizer.as_ref())?;
 
-    let described = args.model.describe_opened(&checkpoint)?;
+    let described = args.model.describe_opened(&checkpoint, &registry)?;
     talk::warnings(&described.warnings);
     if on_cards {
         check_ids(&encoded, &described.model)?;

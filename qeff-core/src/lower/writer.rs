@@ -144,18 +144,19 @@ impl<'a> Writer<'a> {
         self.ports.contains_key(&value) || self.program.nodes().any(|(_, node)| node.operands.contains(&Some(value)))
     }
 
-    /// The value of an expression in the type that `elem` is here. A number without axes and a short list of equal integers
-    /// are constants.
+    /// The value of an expression in the type that `elem` is here. A number without axes and a short list of integers are
+    /// constants.
     pub(super) fn weight(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> String {
         let expr = expr.simplified(self.tensors.index);
-        if let WeightExpr::Fill { value, shape } = &expr {
-            match shape[..] {
-                [] => return self.scalar_in(elem.resolve(self.program.act), *value),
-                [count] if elem == Elem::I64 && count <= LONGEST_LIST => {
-                    return self.ints(&vec![*value as i64; count as usize]);
-                }
-                _ => {}
-            }
+        if let WeightExpr::Fill { value, shape } = &expr
+            && shape.is_empty()
+        {
+            return self.scalar_in(elem.resolve(self.program.act), *value);
+        }
+        if elem == Elem::I64
+            && let Some(list) = short_list(&expr)
+        {
+            return self.ints(&list);
         }
         self.tensor(expr, elem.resolve(self.program.act), operand)
     }
@@ -487,6 +488,22 @@ impl<'a> Writer<'a> {
                 ..NodeProto::default()
             });
         }
+    }
+}
+
+/// The integers of an expression that is a list of numbers known here, if it is short.
+fn short_list(expr: &WeightExpr) -> Option<Vec<i64>> {
+    match expr {
+        WeightExpr::Fill { value, shape } => match shape[..] {
+            [count] if count <= LONGEST_LIST => Some(vec![*value as i64; count as usize]),
+            _ => None,
+        },
+        WeightExpr::Concat { axis: 0, parts } if parts.len() as u64 <= LONGEST_LIST => {
+            let lists: Vec<_> = parts.iter().map(short_list).collect::<Option<_>>()?;
+            let list = lists.concat();
+            (list.len() as u64 <= LONGEST_LIST).then_some(list)
+        }
+        _ => None,
     }
 }
 

@@ -18,8 +18,11 @@ pub use slot::{Kv, Slot};
 use std::cell::RefCell;
 
 use crate::graph::{AttrValue, Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, StateKind, Type, ValueId};
-use crate::infer::infer;
+use crate::infer::{Mismatch, infer};
 use crate::{DType, Elem, TensorIndex, WeightExpr};
+
+/// Largest whole number that every smaller one is a neighbour of in f32, in which expressions state numbers.
+const MAX_NUMBER: u64 = 1 << 24;
 
 /// Builds one [`Program`]; see the module documentation.
 pub struct GraphBuilder<'r> {
@@ -363,6 +366,33 @@ impl<'g> Scope<'g> {
         let expr = WeightExpr::Fill { value: value as f32, shape: vec![1] };
         let id = self.builder.state.borrow_mut().program.add_weight(expr, Type::new(Elem::I64, [Dim::Fixed(1)]));
         Value { builder: self.builder, id: Some(id) }
+    }
+
+    /// The last axis of `x[batch, seq, heads · width]` split into `heads`: for a family that does something to the whole width
+    /// first. A projection that is split at once says so itself ([`Linear::heads`](crate::blocks::Linear::heads)).
+    pub fn split_heads(self, x: Value<'g>, heads: u64) -> Value<'g> {
+        let failed = Value { builder: self.builder, id: None };
+        let Some(mut ty) = x.ty() else { return failed };
+        let whole = ty.last().and_then(Dim::fixed).filter(|whole| *whole <= MAX_NUMBER && ty.rank() == 3);
+        let width = whole.and_then(|whole| whole.checked_div(heads).filter(|width| width * heads == whole));
+        let Some(width) = width else {
+            let mismatch = Mismatch::Operand {
+                operand: "x",
+                expected: format!("[batch, seq, width], a width of at most {MAX_NUMBER} that {heads} heads divide"),
+                found: ty.to_string(),
+            };
+            self.builder.fail(self.id, BuildErrorKind::Mismatch { op: "Reshape".to_owned(), mismatch });
+            return failed;
+        };
+        ty.dims.pop();
+        ty.dims.extend([Dim::Fixed(heads), Dim::Fixed(width)]);
+        let number = |value: u64| WeightExpr::Fill { value: value as f32, shape: vec![1] };
+        // 0 is the length that the axis has.
+        let shape = WeightExpr::Concat { axis: 0, parts: [0, 0, heads, width].map(number).to_vec() };
+        let shape = self.builder.state.borrow_mut().program.add_weight(shape, Type::new(Elem::I64, [Dim::Fixed(4)]));
+        let shape = Value { builder: self.builder, id: Some(shape) };
+        let op = OnnxOp { domain: String::new(), op_type: "Reshape".to_owned(), attrs: [].into() };
+        self.onnx_typed(op, &[Some(x), Some(shape)], vec![ty]).pop().unwrap_or(failed)
     }
 
     /// The `count` largest numbers along the last axis of `x[…, n]`, largest first, and where they stand: `[…, count]` each.
