@@ -4,6 +4,7 @@ pub mod artifacts;
 pub mod checkpoint;
 pub mod cli;
 pub mod compile;
+pub mod conformance;
 pub mod describe;
 pub mod engines;
 mod foreign;

@@ -10,8 +10,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use qeff_plugin_api::plugin::{HeaderNeed, PluginError, StoredTensor, WeightFormat};
 use qeff_plugin_api::TensorInfo;
+use qeff_plugin_api::plugin::{HeaderNeed, PluginError, StoredTensor, WeightFormat};
 
 use super::source::SourceError;
 use crate::mapping::Mapping;
@@ -35,7 +35,9 @@ pub enum ForeignError {
     #[error(transparent)]
     Refused(#[from] PluginError),
     /// The format asks for a header that there is not.
-    #[error("the format asks for a header of {asked} bytes; expected more than the {shown} it was shown, and at most {most}")]
+    #[error(
+        "the format asks for a header of {asked} bytes; expected more than the {shown} it was shown, and at most {most}"
+    )]
     Header {
         /// Bytes asked for.
         asked: u64,
@@ -97,7 +99,8 @@ impl Encoded {
             return Ok(vec![]);
         }
         let (length, _) = self.block;
-        let read = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Read { tensor: name.to_owned(), error };
+        let read =
+            |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Read { tensor: name.to_owned(), error };
         let blocks = elements.start / length..elements.end.div_ceil(length);
         let bytes = self.mapping.bytes(self.bytes(&blocks)).map_err(|error| read(error.into()))?;
         let first = blocks.start * length;
@@ -159,9 +162,7 @@ fn stored(
     format: &Arc<dyn WeightFormat>,
 ) -> Result<Stored, ForeignError> {
     let StoredTensor { name, info, offset, length, encoding, block } = tensor;
-    let wrong = |expected: String, found: String| {
-        Err(ForeignError::Tensor { tensor: name.clone(), expected, found })
-    };
+    let wrong = |expected: String, found: String| Err(ForeignError::Tensor { tensor: name.clone(), expected, found });
     let size = info.dtype.size() as u64;
     let count = info.shape.iter().try_fold(1u64, |count, &dim| count.checked_mul(dim));
     let Some((count, total)) = count.and_then(|count| Some((count, count.checked_mul(size)?))) else {
@@ -175,7 +176,10 @@ fn stored(
     };
     if encoding.is_empty() {
         if total != *length {
-            return wrong(format!("{total} bytes, as {}{:?} has without an encoding", info.dtype, info.shape), length.to_string());
+            return wrong(
+                format!("{total} bytes, as {}{:?} has without an encoding", info.dtype, info.shape),
+                length.to_string(),
+            );
         }
         return Ok(Stored::Plain(*offset..end));
     }

@@ -129,7 +129,10 @@ fn what_cannot_be_is_refused() {
         (StoredTensor { length: u64::MAX, ..tensor() }, "within the file's 18"),
         (StoredTensor { info: shape(&[1 << 40, 1 << 40]), ..tensor() }, "a shape whose bytes can be counted"),
         (StoredTensor { info: shape(&[1 << 62]), ..tensor() }, "a shape whose bytes can be counted"),
-        (StoredTensor { info: shape(&[5, 3]), ..tensor() }, "whole blocks of 3 elements and 4 bytes, found 15 elements"),
+        (
+            StoredTensor { info: shape(&[5, 3]), ..tensor() },
+            "whole blocks of 3 elements and 4 bytes, found 15 elements",
+        ),
         (StoredTensor { info: shape(&[13]), ..tensor() }, "whole blocks of 3 elements"),
         (StoredTensor { block: block(0, 4), ..tensor() }, "at least one element and one byte"),
         (StoredTensor { block: block(3, 0), ..tensor() }, "at least one element and one byte"),
@@ -152,7 +155,10 @@ fn a_header_is_shown_as_far_as_it_is_asked_for() {
     let long = [content(), vec![0; 100_000]].concat();
     open(&long, Told { need: Some(99_000), tensors: vec![tensor()] }).unwrap();
     let error = open(&content(), Told { need: Some(19), tensors: vec![] }).unwrap_err().to_string();
-    assert!(error.contains("asks for a header of 19 bytes; expected more than the 18 it was shown, and at most 18"), "{error}");
+    assert!(
+        error.contains("asks for a header of 19 bytes; expected more than the 18 it was shown, and at most 18"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -35,7 +35,11 @@ impl WeightFormat for Planes {
 
     fn index(&self, head: &[u8], length: u64) -> Result<HeaderNeed, PluginError> {
         let Some((prefix, rest)) = head.split_first_chunk::<{ PREFIX as usize }>() else {
-            return if length < PREFIX { Err(wrong("a file of 8 bytes or more", length)) } else { Ok(HeaderNeed::More(PREFIX)) };
+            return if length < PREFIX {
+                Err(wrong("a file of 8 bytes or more", length))
+            } else {
+                Ok(HeaderNeed::More(PREFIX))
+            };
         };
         let (mark, size) = prefix.split_at(4);
         if mark != MARK {
@@ -85,7 +89,14 @@ fn entry(entry: &Json) -> Result<StoredTensor, PluginError> {
         (Some(true), _) => return Err(wrong(format!("`{name}` to be a matrix, since it has planes"), entry)),
         _ => (String::new(), StoredBlock::default()),
     };
-    Ok(StoredTensor { name: name.to_owned(), info: TensorInfo { dtype: DType::BF16, shape }, offset, length, encoding, block })
+    Ok(StoredTensor {
+        name: name.to_owned(),
+        info: TensorInfo { dtype: DType::BF16, shape },
+        offset,
+        length,
+        encoding,
+        block,
+    })
 }
 
 fn wrong(expected: impl std::fmt::Display, found: impl std::fmt::Display) -> PluginError {
