@@ -93,27 +93,18 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the checkpoint and has it described.
+    /// Opens the checkpoint, with the plugins that may read and describe it, and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
-        let (checkpoint, registry) = self.open()?;
-        let described = self.describe_opened(&checkpoint, &registry)?;
-        Ok((checkpoint, described))
-    }
-
-    /// Opens the checkpoint, with the plugins that may describe it.
-    pub(crate) fn open(&self) -> Result<(Checkpoint, Registry)> {
         let mut registry = Registry::builtin();
         if let Some(choice) = &self.plugin {
             registry.choose(choice)?;
         }
-        Ok((Checkpoint::open_with(&self.model, registry.formats())?, registry))
-    }
-
-    /// Has an opened checkpoint described.
-    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint, registry: &Registry) -> Result<Described> {
+        let checkpoint = Checkpoint::open_with(&self.model, registry.formats())?;
         // A plugin may be named for its rewrites or its weight format alone; anybody may describe the model then.
         let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
-        describe(checkpoint, registry, DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite })
+        let options = DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite };
+        let described = describe(&checkpoint, &registry, options)?;
+        Ok((checkpoint, described))
     }
 }
 

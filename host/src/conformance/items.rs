@@ -41,7 +41,7 @@ fn lowers(model: &Model, tensors: &dyn TensorSource) -> Vec<String> {
 fn encoder(tensors: &TensorIndex, hidden: bool) -> Result<Model, BuildError> {
     let g = GraphBuilder::new("main", tensors);
     let ids = g.tokens();
-    g.input("attention_mask", Role::Mask, Elem::Act, ["batch_size".into(), "seq_len".into()]);
+    g.input("attention_mask", Role::Mask, Elem::I64, ["batch_size".into(), "seq_len".into()]);
     let words = embed(g.at("table"), ids, [5, 8], Embedding::default());
     g.output("last_hidden_state", if hidden { Role::Hidden } else { Role::Logits }, words);
     Ok(Model {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use half::bf16;
-use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, Type, ValueId};
+use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, StateKind, Type, ValueId};
 use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type, tensor_shape_proto, type_proto,
@@ -14,7 +14,7 @@ use qeff_plugin_api::onnx::{
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::quantised::{Quantised, Tensors};
-use super::{Initializer, LowerError, Lowered, Options, Target, WeightsAs};
+use super::{Initializer, LowerError, Lowered, Options, Target, WeightsAs, retained_name};
 use crate::weights::clip;
 
 /// Longest list of integers that is written as a constant.
@@ -144,19 +144,18 @@ impl<'a> Writer<'a> {
         self.ports.contains_key(&value) || self.program.nodes().any(|(_, node)| node.operands.contains(&Some(value)))
     }
 
-    /// The value of an expression in the type that `elem` is here. A number without axes and a short list of integers are
-    /// constants.
+    /// The value of an expression in the type that `elem` is here. A number without axes and a short list of equal integers
+    /// are constants.
     pub(super) fn weight(&mut self, expr: WeightExpr, elem: Elem, operand: &str) -> String {
         let expr = expr.simplified(self.tensors.index);
-        if let WeightExpr::Fill { value, shape } = &expr
-            && shape.is_empty()
-        {
-            return self.scalar_in(elem.resolve(self.program.act), *value);
-        }
-        if elem == Elem::I64
-            && let Some(list) = short_list(&expr)
-        {
-            return self.ints(&list);
+        if let WeightExpr::Fill { value, shape } = &expr {
+            match shape[..] {
+                [] => return self.scalar_in(elem.resolve(self.program.act), *value),
+                [count] if elem == Elem::I64 && count <= LONGEST_LIST => {
+                    return self.ints(&vec![*value as i64; count as usize]);
+                }
+                _ => {}
+            }
         }
         self.tensor(expr, elem.resolve(self.program.act), operand)
     }
@@ -314,6 +313,12 @@ impl<'a> Writer<'a> {
 
     /// A raw ONNX operator of the program as it stands.
     pub(super) fn onnx(&mut self, node: &Node, op: &OnnxOp) {
+        if let ("", "Constant", Some(AttrValue::Ints(ints)), [output]) =
+            (op.domain.as_str(), op.op_type.as_str(), op.attrs.get("value_ints"), &node.outputs[..])
+        {
+            let name = self.ints(ints);
+            return self.bind(*output, name);
+        }
         // Operands of the standard operator that carries named weights; any other weight is called by its place.
         let names: &[&str] = if op.op_type == "LayerNormalization" { &["x", "weight", "bias"] } else { &[] };
         let mut input = Vec::with_capacity(node.operands.len());
@@ -328,7 +333,17 @@ impl<'a> Writer<'a> {
             self.bind(value, text.clone());
             output.push(text);
         }
-        let attribute = op.attrs.iter().map(|(key, value)| onnx_attribute(key, value)).collect();
+        let mut attrs = op.attrs.clone();
+        // Axes of these became an operand between the operator sets of the two targets.
+        let axes_are_operand = match (op.domain.as_str(), op.op_type.as_str()) {
+            ("", "ReduceSum") => true,
+            ("", "ReduceMean" | "ReduceMax" | "ReduceMin") => self.target == Target::Cpu,
+            _ => false,
+        };
+        if axes_are_operand && let Some(AttrValue::Ints(axes)) = attrs.remove("axes") {
+            input.push(self.ints(&axes));
+        }
+        let attribute = attrs.iter().map(|(key, value)| onnx_attribute(key, value)).collect();
         let (op_type, domain) = (op.op_type.clone(), op.domain.clone());
         self.nodes.push(NodeProto { name, op_type, domain, input, output, attribute });
     }
@@ -451,6 +466,10 @@ impl<'a> Writer<'a> {
         }
         for ((_, state), last) in program.states().zip(program.retained()) {
             for (&version, name) in last.iter().zip(&state.names) {
+                // What nobody writes stays where the host has it, unless a card has it.
+                if self.target == Target::Cpu && state.kind == StateKind::Row {
+                    continue;
+                }
                 let name = retained_name(name);
                 self.put_out(version, &name);
                 output.push(value_info(&name, program.ty(version), program.act));
@@ -489,27 +508,6 @@ impl<'a> Writer<'a> {
             });
         }
     }
-}
-
-/// The integers of an expression that is a list of numbers known here, if it is short.
-fn short_list(expr: &WeightExpr) -> Option<Vec<i64>> {
-    match expr {
-        WeightExpr::Fill { value, shape } => match shape[..] {
-            [count] if count <= LONGEST_LIST => Some(vec![*value as i64; count as usize]),
-            _ => None,
-        },
-        WeightExpr::Concat { axis: 0, parts } if parts.len() as u64 <= LONGEST_LIST => {
-            let lists: Vec<_> = parts.iter().map(short_list).collect::<Option<_>>()?;
-            let list = lists.concat();
-            (list.len() as u64 <= LONGEST_LIST).then_some(list)
-        }
-        _ => None,
-    }
-}
-
-/// The output that carries a state to the next run.
-pub(super) fn retained_name(state: &str) -> String {
-    format!("{state}_RetainedState")
 }
 
 /// `model.layers.3.self_attn` → `/model/layers.3/self_attn`: an index stays with the name before it.

@@ -17,7 +17,7 @@ mod sqrt_len;
 use qeff_plugin_api::blocks::decoder::{Decoder, Defaults, Heads, Layer};
 use qeff_plugin_api::blocks::{Bias, Linear, Norm, linear};
 use qeff_plugin_api::build::Value;
-use qeff_plugin_api::graph::{Model, NormProduct};
+use qeff_plugin_api::graph::{Dim, Model, NormProduct};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
 /// What transformers' Olmo2Config says where a file does not.
@@ -48,14 +48,17 @@ impl Architecture for Olmo2 {
 
 /// Queries and keys are normed over their whole width, and only then split into heads.
 fn heads<'g>(c: &Decoder, l: Layer<'_, 'g>, x: Value<'g>, bias: Bias) -> Heads<'g> {
-    let project = |name: &str, heads: u64| {
-        linear(l.at("self_attn").at(name), x, &Linear::to(heads.saturating_mul(c.head_dim)).bias(bias))
+    let normed = |projection: &str, norm: &str, heads: u64| {
+        let whole = Linear::to(heads.saturating_mul(c.head_dim)).bias(bias);
+        let whole = linear(l.at("self_attn").at(projection), x, &whole);
+        let dims = ["batch_size".into(), "seq_len".into(), Dim::Fixed(heads), Dim::Fixed(c.head_dim)];
+        l.at("self_attn").reshape(l.norm(norm, whole), &[0, 0, heads as i64, c.head_dim as i64], dims)
     };
-    let (q, k) = (project("q_proj", c.heads), project("k_proj", c.kv_heads));
-    let (q, k) = (l.norm("self_attn.q_norm", q), l.norm("self_attn.k_norm", k));
-    let (q, k) = (l.at("self_attn").split_heads(q, c.heads), l.at("self_attn").split_heads(k, c.kv_heads));
-    let v = linear(l.at("self_attn.v_proj"), x, &Linear::heads(c.kv_heads, c.head_dim).bias(bias));
-    Heads { q, k, v }
+    Heads {
+        q: normed("q_proj", "self_attn.q_norm", c.heads),
+        k: normed("k_proj", "self_attn.k_norm", c.kv_heads),
+        v: linear(l.at("self_attn.v_proj"), x, &Linear::heads(c.kv_heads, c.head_dim).bias(bias)),
+    }
 }
 
 qeff_plugin_api::export_plugin!();
