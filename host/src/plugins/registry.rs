@@ -283,6 +283,11 @@ impl Registry {
         }
     }
 
+    /// Whether the plugin `choice` (a name or a path) describes models at all.
+    pub fn has_architectures(&self, choice: &str) -> bool {
+        self.architectures.iter().any(|entry| entry.origin.is(choice))
+    }
+
     fn supported(&self) -> String {
         let line = |entry: &Entry<dyn Architecture>| format!("  {}: {}", entry.origin, entry.item.names().join(", "));
         let lines: Vec<_> = self.architectures.iter().map(line).collect();
