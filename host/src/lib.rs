@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod compile;
 pub mod describe;
+pub mod encode;
 pub mod engines;
 pub mod forms;
 pub mod generate;

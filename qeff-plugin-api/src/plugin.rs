@@ -73,6 +73,14 @@ pub trait Architecture: Send + Sync + 'static {
         named_fit(&self.names(), config)
     }
 
+    /// Which of [`Self::names`] the config says; the first of them if it says none, as when the user chose the plugin.
+    fn named(&self, config: &Config) -> String {
+        let names = self.names();
+        let said = config.texts("architectures").unwrap_or_default();
+        let known = said.first().and_then(|said| names.iter().find(|name| **name == said.as_str()));
+        known.or(names.first()).map_or_else(String::new, |name| (*name).to_owned())
+    }
+
     /// Describes the model. A pure function: same request, same answer.
     ///
     /// # Errors

@@ -15,13 +15,18 @@
 //! other. This module has no switch for any of them.
 
 mod gguf;
+mod purpose;
+
+pub use purpose::Purpose;
+
+use purpose::Keys;
 
 use super::rope::RopeDefaults;
-use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary};
+use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, embed, linear, lm, mlp, rotary};
 use crate::TensorIndex;
-use crate::build::{BuildError, GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
+use crate::build::{BuildError, GgufNames, GraphBuilder, Kv, Scope, Value};
 use crate::config::{Config, ConfigError};
-use crate::graph::{Embedding, Model, NormProduct, PositionLimit, Task};
+use crate::graph::{Embedding, Model, NormProduct, PositionLimit};
 
 /// Scope of the embedding, and of the head where the two are one.
 const EMBEDDING: &str = "model.embed_tokens";
@@ -29,6 +34,8 @@ const EMBEDDING: &str = "model.embed_tokens";
 /// The sizes of a decoder and its two ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoder {
+    /// What the model is for.
+    pub purpose: Purpose,
     /// Number of layers.
     pub layers: u64,
     /// Width between the layers.
@@ -102,6 +109,7 @@ impl Decoder {
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let layers = config.layers("num_hidden_layers")?;
         Ok(Decoder {
+            purpose: Purpose::read(config)?,
             layers,
             hidden,
             inner: config.count_or("intermediate_size", family.inner)?,
@@ -127,7 +135,8 @@ impl Decoder {
         Attn::causal((self.head_dim as f32).powf(-0.5))
     }
 
-    /// The language model whose layers are `layer`: from what the layer before put out to what the next one takes.
+    /// The model whose layers are `layer`: from what the layer before put out to what the next one takes. What it puts out
+    /// in the end follows from [`Decoder::purpose`].
     ///
     /// # Errors
     /// If the description does not fit the checkpoint.
@@ -143,7 +152,7 @@ impl Decoder {
         self.walk(&g, layer);
         Ok(Model {
             architecture: architecture.to_owned(),
-            task: Task::CausalLm,
+            task: self.purpose.task(),
             positions: Some(PositionLimit { trained: self.rope.positions, hard: false }),
             // Old files carry the inverse frequencies that every reader computes anew.
             stale_tensors: vec![".rotary_emb.inv_freq".into()],
@@ -153,15 +162,16 @@ impl Decoder {
     }
 
     fn walk<'g>(&self, g: &'g GraphBuilder<'g>, layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>) {
-        let (ids, positions) = (g.tokens(), g.positions());
-        let kv: Vec<_> = (0..).zip(&self.slots).map(|(layer, &slot)| g.kv(layer, slot)).collect();
+        let ids = g.tokens();
+        let ends = self.purpose.begin(g);
+        let keys = ends.keys(g, &self.slots);
         let rope = Rope::table(g.at("model"), &self.rope);
         let mut h = embed(g.at(EMBEDDING), ids, [self.head.vocab, self.hidden], self.embedding.clone());
-        for (index, &slot) in kv.iter().enumerate() {
+        for (index, keys) in keys.into_iter().enumerate() {
             let scope = g.at("model").at(("layers", index as u64));
-            h = layer(Layer { index, decoder: self, scope, positions, rope, slot }, h);
+            h = layer(Layer { index, decoder: self, scope, positions: ends.positions, rope, keys }, h);
         }
-        lm::tail(g.root(), h, positions, ("model.norm", self.norm), &self.head);
+        ends.finish(g, ids, h, ("model.norm", self.norm), &self.head);
     }
 }
 
@@ -174,7 +184,7 @@ pub struct Layer<'c, 'g> {
     scope: Scope<'g>,
     positions: Value<'g>,
     rope: Rope<'g>,
-    slot: Slot<'g>,
+    keys: Keys<'g>,
 }
 
 /// What attention works on: queries, keys and values, `[B, S, heads, width]` each.
@@ -205,13 +215,12 @@ impl<'g> Layer<'_, 'g> {
         Heads { q: project("q_proj", heads), k: project("k_proj", kv_heads), v: project("v_proj", kv_heads) }
     }
 
-    /// Turns queries and keys by their positions, keeps keys and values, attends to all that is kept, and brings the
+    /// Turns queries and keys by their positions, keeps keys and values, attends to all that is there, and brings the
     /// answer back to the hidden width by `self_attn.o_proj`.
     pub fn attend(self, Heads { q, k, v }: Heads<'g>, how: Attn, bias: Bias) -> Value<'g> {
         let (a, positions) = (self.scope.at("self_attn"), self.positions);
         let (q, k) = (rotary(a, q, self.rope, positions), rotary(a, k, self.rope, positions));
-        self.slot.write(a, [k, v], positions);
-        let o = attention(a, q, self.slot, positions, how);
+        let o = self.keys.attend(a, Heads { q, k, v }, positions, how);
         linear(a.at("o_proj"), o, &Linear::to(self.decoder.hidden).bias(bias))
     }
 
