@@ -14,6 +14,7 @@ mod plugins;
 mod prompts;
 mod run;
 mod talk;
+mod texts;
 
 use std::ffi::OsString;
 use std::panic::{self, UnwindSafe};
@@ -54,6 +55,10 @@ enum Verb {
     /// Generate text with a model.
     #[command(visible_alias = "infer")]
     Run(Box<run::Args>),
+    /// Make vectors of texts.
+    Embed(Box<texts::embed::Args>),
+    /// Tell classes of texts, or score pairs of them.
+    Classify(Box<texts::classify::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
     /// Compile a model for AI 100.
@@ -97,12 +102,18 @@ impl ModelArgs {
         Ok((checkpoint, described))
     }
 
-    /// Has an opened checkpoint described.
-    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
+    /// All plugins there are, that of the user's choice among them.
+    pub(crate) fn registry(&self) -> Result<Registry> {
         let mut registry = Registry::builtin();
         if let Some(choice) = &self.plugin {
             registry.choose(choice)?;
         }
+        Ok(registry)
+    }
+
+    /// Has an opened checkpoint described.
+    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
+        let registry = self.registry()?;
         let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
         describe(checkpoint, &registry, options)
     }
@@ -157,6 +168,8 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Embed(args) => texts::embed::run(&args),
+        Verb::Classify(args) => texts::classify::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Compile(args) => compile::run(&args),
         Verb::Cache(args) => cache::run(&args),
@@ -181,7 +194,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Flags whose value is text of the user's, whatever it begins with.
-const TEXT_FLAGS: &[&str] = &["--prompt", "--stop", "--system"];
+const TEXT_FLAGS: &[&str] = &["--prompt", "--query", "--stop", "--system", "--text-pair"];
 
 /// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
 fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {

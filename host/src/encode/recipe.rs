@@ -19,6 +19,9 @@ use serde_json::{Map, Value as Json};
 use super::stages::{Dense, Stage};
 use crate::checkpoint::read_json_text;
 
+/// The file that makes a folder one of sentence-transformers.
+pub const FILE: &str = "modules.json";
+
 /// The pooling of a model whose folder says nothing.
 pub const DEFAULT_POOLING: &str = "mean";
 
@@ -64,7 +67,7 @@ impl Recipe {
         if !dir.is_dir() {
             return Ok(None);
         }
-        let file = dir.join("modules.json");
+        let file = dir.join(FILE);
         let Some(text) = read_json_text(&file)? else { return Ok(None) };
         let modules: Json = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
         let Json::Array(modules) = &modules else {

@@ -53,8 +53,8 @@ pub(crate) struct Convolution {
 
 impl DebertaV2 {
     pub(crate) fn read(config: &Config, c: &mut Encoder) -> Result<Self, ConfigError> {
-        // A head that is not described, and how training went.
-        for field in ["legacy", "pooler_dropout", "cls_dropout", "z_steps"] {
+        // Of a head that is not described.
+        for field in ["legacy", "z_steps"] {
             config.pass_over(field);
         }
         if config.count_or("attention_head_size", c.hidden / c.heads)? != c.hidden / c.heads {

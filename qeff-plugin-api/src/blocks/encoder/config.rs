@@ -59,6 +59,8 @@ impl Encoder {
             config.refuse_unless(field, &false.into())?;
         }
         config.refuse("pruned_heads", "none: pruned heads leave layers of different widths")?;
+        // There is no head to tie the words to.
+        config.pass_over("tie_word_embeddings");
         let architecture = config.texts("architectures")?.into_iter().next().unwrap_or_default();
         let (hidden, heads) = (config.count(family.hidden)?, config.count(family.heads)?);
         if !hidden.is_multiple_of(heads) {
