@@ -89,16 +89,20 @@ pub(crate) struct ModelArgs {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) plugin: Option<String>,
+    /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rewrite: Vec<String>,
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long)]
     pub(crate) strict: bool,
 }
 
 impl ModelArgs {
-    /// Opens the checkpoint and has it described.
+    /// Opens the checkpoint, with the plugins that may read and describe it, and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
-        let checkpoint = Checkpoint::open(&self.model)?;
-        let described = self.describe_opened(&checkpoint)?;
+        let registry = self.registry()?;
+        let checkpoint = Checkpoint::open_with(&self.model, registry.formats())?;
+        let described = self.describe_with(&checkpoint, &registry)?;
         Ok((checkpoint, described))
     }
 
@@ -112,10 +116,11 @@ impl ModelArgs {
     }
 
     /// Has an opened checkpoint described.
-    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
-        let registry = self.registry()?;
-        let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
-        describe(checkpoint, &registry, options)
+    pub(crate) fn describe_with(&self, checkpoint: &Checkpoint, registry: &Registry) -> Result<Described> {
+        // A plugin may be named for its rewrites or its weight format alone; anybody may describe the model then.
+        let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
+        let options = DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite };
+        describe(checkpoint, registry, options)
     }
 }
 

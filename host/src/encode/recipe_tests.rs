@@ -15,7 +15,7 @@ fn open(files: &[(&str, &str)]) -> Result<Option<Recipe>> {
         std::fs::write(path, text)?;
     }
     Recipe::open(dir.path())
-        .map_err(|error| anyhow::anyhow!("{error:#}".replace(&dir.path().display().to_string(), "DIR")))
+        .map_err(|error| anyhow::anyhow!(format!("{error:#}").replace(&dir.path().display().to_string(), "DIR")))
 }
 
 #[test]

@@ -205,8 +205,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(task @ (TaskArg::Embed | TaskArg::Classify)) = task {
         return whole_text(args, task, started);
     }
-    let checkpoint = Checkpoint::open(&args.model.model)?;
-    let described = args.model.describe_opened(&checkpoint)?;
+    let (checkpoint, described) = args.model.describe()?;
     let task = described.model.task;
     let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
         bail!("this model is for {}, which `run` cannot do yet", task.name());

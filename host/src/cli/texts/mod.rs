@@ -75,11 +75,12 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens a checkpoint as the model it names, or, with `base`, as the model below its head.
     pub(crate) fn new(model: &ModelArgs, dir: &std::path::Path, base: bool, started: Instant) -> Result<Self> {
-        let mut checkpoint = Checkpoint::open(dir)?;
+        let registry = model.registry()?;
+        let mut checkpoint = Checkpoint::open_with(dir, registry.formats())?;
         if base {
-            checkpoint.config = base_of(&checkpoint.config, &model.registry()?);
+            checkpoint.config = base_of(&checkpoint.config, &registry);
         }
-        let described = model.describe_opened(&checkpoint)?;
+        let described = model.describe_with(&checkpoint, &registry)?;
         Ok(Opened { checkpoint, described, started })
     }
 

@@ -5,8 +5,8 @@
 
 use super::Heads;
 use crate::blocks::encoder::classes;
-use crate::blocks::{Attn, Bias, Linear, Norm, attention, linear, lm, pool};
-use crate::build::{GraphBuilder, Kv, Scope, Slot, Value};
+use crate::blocks::{Attn, Bias, Linear, attention, linear, pool};
+use crate::build::{Scope, Slot, Value};
 use crate::config::{Config, ConfigError};
 use crate::graph::{Attention, Op, Role, Task};
 
@@ -49,66 +49,28 @@ impl Purpose {
         }
     }
 
-    /// Declares what comes in beside the tokens.
-    pub(super) fn begin<'g>(self, g: &'g GraphBuilder<'g>) -> Ends<'g> {
-        if self == Purpose::Generate {
-            return Ends { purpose: self, positions: g.positions(), mask: None };
-        }
-        let mask = g.attention_mask();
-        // Padding before a text takes no positions; what stands there is never seen.
-        let at = g.at("model.positions");
-        let positions = at.sub(at.cumulative_sum(mask, 1), at.integer(1));
-        Ends { purpose: self, positions, mask: Some(mask) }
-    }
-}
-
-/// How a call begins and ends.
-#[derive(Clone, Copy)]
-pub(super) struct Ends<'g> {
-    purpose: Purpose,
-    /// Where each token stands, `i64[B, S]`.
-    pub(super) positions: Value<'g>,
-    /// 1 for a token, 0 for padding, `i64[B, S]`; not for generation.
-    mask: Option<Value<'g>>,
-}
-
-impl<'g> Ends<'g> {
-    /// Where each layer's keys are: in a slot of these forms, or in the call.
-    pub(super) fn keys(self, g: &'g GraphBuilder<'g>, slots: &[Kv]) -> Vec<Keys<'g>> {
-        let keys = |(layer, &slot): (u64, &Kv)| match self.mask {
-            None => Keys::Kept(g.kv(layer, slot)),
-            Some(mask) => Keys::OfCall(mask),
+    /// What goes out of the normed hidden states `h[B, S, N]` of whole texts, whose ids and mask are `[B, S]`.
+    pub(super) fn finish<'g>(self, root: Scope<'g>, h: Value<'g>, (ids, mask): (Value<'g>, Value<'g>)) {
+        let Purpose::Classify { classes, padding } = self else {
+            return root.builder().output("output", Role::Hidden, h);
         };
-        (0..).zip(slots).map(keys).collect()
-    }
-
-    /// The final norm and the output.
-    pub(super) fn finish(
-        self,
-        g: &'g GraphBuilder<'g>,
-        ids: Value<'g>,
-        h: Value<'g>,
-        norm: (&str, Norm),
-        head: &lm::Head<'_>,
-    ) {
-        let normed = || norm.1.apply(g.at(norm.0), h);
-        match (self.purpose, self.mask) {
-            (Purpose::Classify { classes, padding }, Some(mask)) => {
-                let at = g.at("last");
-                let kept = match padding {
-                    Some(padding) => {
-                        let is_padding = at.onnx("Equal", &[ids, at.integer(padding)], &[]);
-                        at.choose(is_padding, at.integer(0), mask)
-                    }
-                    None => mask,
-                };
-                let last = pool::last(at, normed(), kept);
-                g.output("logits", Role::Classes, linear(g.at("score"), last, &Linear::to(classes).bias(Bias::No)));
+        let at = root.at("last");
+        let kept = match padding {
+            Some(padding) => {
+                let is_padding = at.onnx("Equal", &[ids, at.integer(padding)], &[]);
+                at.choose(is_padding, at.integer(0), mask)
             }
-            (Purpose::Embed, _) => g.output("output", Role::Hidden, normed()),
-            _ => lm::tail(g.root(), h, self.positions, norm, head),
-        }
+            None => mask,
+        };
+        let last = pool::last(at, h, kept);
+        let scores = linear(root.at("score"), last, &Linear::to(classes).bias(Bias::No));
+        root.builder().output("logits", Role::Classes, scores);
     }
+}
+
+/// Where each token of whole texts stands: padding before a text takes no positions, and what stands there is never seen.
+pub(super) fn positions<'g>(at: Scope<'g>, mask: Value<'g>) -> Value<'g> {
+    at.sub(at.cumulative_sum(mask, 1), at.integer(1))
 }
 
 /// Where the keys and values of a layer are.
@@ -121,20 +83,37 @@ pub(super) enum Keys<'g> {
 }
 
 impl<'g> Keys<'g> {
-    /// Attention of the queries to the keys that there are.
+    /// Keeps keys and values for later, if they are kept at all.
+    pub(super) fn keep(self, at: Scope<'g>, rows: [Value<'g>; 2], positions: Value<'g>) {
+        if let Keys::Kept(slot) = self {
+            slot.write(at, rows, positions);
+        }
+    }
+
+    /// Attention of queries to what is kept. Where nothing is, the description fails for want of keys.
+    pub(super) fn look(self, at: Scope<'g>, q: Value<'g>, positions: Value<'g>, how: Attn) -> Value<'g> {
+        match self {
+            Keys::Kept(slot) => attention(at, q, slot, positions, how),
+            Keys::OfCall(mask) => Self::of_call(at, [Some(q), None, None], mask, how),
+        }
+    }
+
+    /// Attention of queries to the keys that there are, these among them.
     pub(super) fn attend(self, at: Scope<'g>, heads: Heads<'g>, positions: Value<'g>, how: Attn) -> Value<'g> {
         let Heads { q, k, v } = heads;
         match self {
-            Keys::Kept(slot) => {
-                slot.write(at, [k, v], positions);
-                attention(at, q, slot, positions, how)
+            Keys::Kept(_) => {
+                self.keep(at, [k, v], positions);
+                self.look(at, q, positions, how)
             }
-            Keys::OfCall(mask) => {
-                let count = q.ty().and_then(|ty| ty.dims.get(2).and_then(|dim| dim.fixed())).unwrap_or(0);
-                let sinks = how.sinks.map(|name| at.weight_of_shape(at.tensor(name), &[count]));
-                let op = Op::Attention(Attention { scale: how.scale, mask: how.mask, softcap: how.softcap });
-                at.node(op, &[Some(q), Some(k), Some(v), None, Some(mask), None, sinks])
-            }
+            Keys::OfCall(mask) => Self::of_call(at, [q, k, v].map(Some), mask, how),
         }
+    }
+
+    fn of_call(at: Scope<'g>, [q, k, v]: [Option<Value<'g>>; 3], mask: Value<'g>, how: Attn) -> Value<'g> {
+        let heads = q.and_then(|q| q.ty()?.dims.get(2)?.fixed()).unwrap_or(0);
+        let sinks = how.sinks.map(|name| at.weight_of_shape(at.tensor(name), &[heads]));
+        let op = Op::Attention(Attention { scale: how.scale, mask: how.mask, softcap: how.softcap });
+        at.node(op, &[q, k, v, None, Some(mask), None, sinks])
     }
 }
