@@ -5,6 +5,7 @@ pub mod golden;
 pub mod command;
 pub mod scratch;
 pub mod sdk;
+pub mod standin;
 
 use std::path::{Path, PathBuf};
 
