@@ -5,8 +5,16 @@
 //! positions that are written after it, so a slot is reused by starting at position 0.
 
 pub mod cpu;
+pub mod qaic;
+mod tensor;
+
+use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
+
+use self::qaic::QaicError;
+pub use tensor::{Data, Tensor};
 
 /// New tokens of one sequence.
 #[derive(Debug, Clone, Copy)]
@@ -22,25 +30,79 @@ pub struct Row<'a> {
 /// Scores over the vocabulary, one row for each row of the call: those of its last token.
 #[derive(Debug, Clone)]
 pub struct Logits {
-    data: Vec<f32>,
+    scores: Scores,
     vocab: usize,
+}
+
+/// Where scores lie.
+#[derive(Clone)]
+enum Scores {
+    /// Row after row.
+    Own(Vec<f32>),
+    /// In memory of a runtime's, each row from its own start.
+    Lent { memory: Arc<dyn AsRef<[f32]> + Send + Sync>, starts: Vec<usize> },
+}
+
+impl fmt::Debug for Scores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scores::Own(data) => f.debug_tuple("Own").field(&data.len()).finish(),
+            Scores::Lent { starts, .. } => f.debug_tuple("Lent").field(starts).finish(),
+        }
+    }
 }
 
 impl Logits {
     /// Rows of `vocab` scores each.
     pub fn new(data: Vec<f32>, vocab: usize) -> Self {
-        Logits { data, vocab }
+        Logits { scores: Scores::Own(data), vocab }
+    }
+
+    /// Rows of `vocab` scores each that lie in somebody's memory from these places on. A batch of a large vocabulary has
+    /// megabytes of them, which nobody should copy for every token.
+    pub fn lent(memory: Arc<dyn AsRef<[f32]> + Send + Sync>, vocab: usize, starts: Vec<usize>) -> Self {
+        Logits { scores: Scores::Lent { memory, starts }, vocab }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.data.len().checked_div(self.vocab).unwrap_or(0)
+        match &self.scores {
+            Scores::Own(data) => data.len().checked_div(self.vocab).unwrap_or(0),
+            Scores::Lent { starts, .. } => starts.len(),
+        }
     }
 
     /// The scores of a row.
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.vocab..(row + 1) * self.vocab]
+        let (data, start) = match &self.scores {
+            Scores::Own(data) => (data.as_slice(), row * self.vocab),
+            Scores::Lent { memory, starts } => ((**memory).as_ref(), starts[row]),
+        };
+        &data[start..start + self.vocab]
     }
+}
+
+impl TryFrom<Tensor> for Logits {
+    type Error = RuntimeError;
+
+    /// Scores `[…, vocab]`, a row for each combination of the other axes.
+    fn try_from(tensor: Tensor) -> Result<Self, RuntimeError> {
+        let vocab = tensor.shape.last().copied().unwrap_or(0);
+        match tensor.data {
+            Data::F32(data) => Ok(Logits::new(data, vocab)),
+            other => Err(RuntimeError::Program { why: format!("its logits are {}, not f32", other.name()) }),
+        }
+    }
+}
+
+/// A program that is called by the names of its file, wherever it is executed. What it retains between calls stays inside.
+pub trait Callable {
+    /// One call: a tensor for every input that is no retained state; a retained one may be given to be replaced. The result
+    /// has every output that is no retained state, in the order of the file.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`]; what is retained is then undefined.
+    fn call(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>, RuntimeError>;
 }
 
 /// Why a call failed.
@@ -68,6 +130,9 @@ pub enum RuntimeError {
         /// What is missing.
         why: String,
     },
+    /// Cards failed, or do not go together with the program.
+    #[error(transparent)]
+    Cards(#[from] QaicError),
     /// A sequence outgrew its slot.
     #[error("position {position} is past the context of {context} positions")]
     Full {
