@@ -143,6 +143,30 @@ pub enum RuntimeError {
     },
 }
 
+impl RuntimeError {
+    /// Whether a card failed, so that what was not on it may go on.
+    pub fn is_of_cards(&self) -> bool {
+        matches!(self, RuntimeError::Cards(error) if error.is_external())
+    }
+
+    /// Whether nothing more can come of the session.
+    pub fn is_final(&self) -> bool {
+        match self {
+            RuntimeError::Cards(error) => error.is_lost(),
+            _ => false,
+        }
+    }
+}
+
+/// What became of two calls at once.
+#[derive(Debug)]
+pub struct Both {
+    /// Of the prompt's row.
+    pub prompt: Result<Logits, RuntimeError>,
+    /// Of the rows of running sequences.
+    pub rows: Result<Logits, RuntimeError>,
+}
+
 /// Sequences in progress.
 pub trait Session {
     /// Number of slots.
@@ -162,4 +186,10 @@ pub trait Session {
     /// # Errors
     /// See [`RuntimeError`]; the state of the slots is then undefined.
     fn decode(&mut self, rows: &[Row<'_>]) -> Result<Logits, RuntimeError>;
+
+    /// Writes tokens of one sequence, at most a chunk, while others in other slots advance by one token each. `None` if the
+    /// runtime does one thing after the other; then it has done nothing.
+    fn both(&mut self, _prompt: Row<'_>, _rows: &[Row<'_>]) -> Option<Both> {
+        None
+    }
 }

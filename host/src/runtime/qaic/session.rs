@@ -15,7 +15,7 @@ use qeff_core::qpc::{Direction, Elem, Interface};
 use super::error::QaicError;
 use super::objects::{Execution, Memory};
 use super::program::{QaicProgram, Ticket};
-use crate::runtime::{Logits, Row, RuntimeError, Session};
+use crate::runtime::{Both, Logits, Row, RuntimeError, Session};
 
 /// The execution of calls that advance running sequences.
 const DECODE: usize = 0;
@@ -341,6 +341,19 @@ impl Session for QaicSession {
 
     fn decode(&mut self, rows: &[Row<'_>]) -> Result<Logits, RuntimeError> {
         self.call(DECODE, rows)
+    }
+
+    fn both(&mut self, prompt: Row<'_>, rows: &[Row<'_>]) -> Option<Both> {
+        let simple = prompt.tokens.len() <= self.chunk() && !self.pads_beside_the_last(&prompt).unwrap_or(true);
+        if !simple {
+            return None;
+        }
+        // The shorter call first: whoever waits for its next token waits less.
+        let running = self.submit(DECODE, rows);
+        let prompt = self.submit(PREFILL, &[prompt]);
+        let rows = running.and_then(|placed| self.complete(placed));
+        let prompt = prompt.and_then(|placed| self.complete(placed));
+        Some(Both { prompt, rows })
     }
 }
 
