@@ -12,6 +12,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _};
+
 use super::sampler::{Sampler, Sampling, SamplingError};
 use crate::runtime::{Both, Logits, Row, RuntimeError, Session};
 
@@ -218,6 +220,18 @@ fn check(index: usize, request: &Request, context: usize) -> Result<(), Generate
     Ok(())
 }
 
+/// The next id of each sequence, from its row. Many logits are shared among threads; who works on a row changes nothing.
+fn pick(active: &mut [Active], logits: &Logits) -> Vec<Result<u32, SamplingError>> {
+    /// Logits that are worth waking other threads for.
+    const MANY: usize = 1 << 17;
+    let pick = |(row, sequence): (usize, &mut Active)| sequence.sampler.pick(logits.row(row), &sequence.history);
+    if active.len() > 1 && active.len() * logits.row(0).len() >= MANY {
+        active.par_iter_mut().enumerate().map(pick).collect()
+    } else {
+        active.iter_mut().enumerate().map(pick).collect()
+    }
+}
+
 struct Run<'r> {
     options: &'r Options,
     observer: &'r mut dyn Observer,
@@ -335,7 +349,8 @@ impl<'r> Run<'r> {
             sampler: Sampler::for_request(&self.options.sampling, request as u64)?,
             prompt_len: prompt.len(),
         };
-        let ended = self.choose(&mut sequence, logits.row(0))?;
+        let id = sequence.sampler.pick(logits.row(0), &sequence.history)?;
+        let ended = self.tell(&mut sequence, id, logits.row(0))?;
         if self.timing.first_token.is_zero() {
             self.timing.first_token = self.started.elapsed();
         }
@@ -368,15 +383,19 @@ impl<'r> Run<'r> {
         };
         self.failures = 0;
         self.timing.decoded_tokens += active.len();
+        let mut picked = pick(&mut active, &logits).into_iter();
         let mut row = 0;
         let mut failed = None;
         active.retain_mut(|sequence| {
-            let ended = match &failed {
-                Some(_) => false,
-                None => self.choose(sequence, logits.row(row)).unwrap_or_else(|error| {
+            let id = picked.next().map(|id| id.map_err(GenerateError::from));
+            let told = id.map(|id| id.and_then(|id| self.tell(sequence, id, logits.row(row))));
+            let ended = match (&failed, told) {
+                (None, Some(Ok(ended))) => ended,
+                (None, Some(Err(error))) => {
                     failed = Some(error);
                     false
-                }),
+                }
+                _ => false,
             };
             row += 1;
             if ended {
@@ -410,9 +429,8 @@ impl<'r> Run<'r> {
         Ok(self.observer.failed(&requests, error)?)
     }
 
-    /// Chooses the next id of a sequence; true if the sequence ends with it.
-    fn choose(&mut self, sequence: &mut Active, logits: &[f32]) -> Result<bool, GenerateError> {
-        let id = sequence.sampler.pick(logits, &sequence.history)?;
+    /// Notes and tells the next id of a sequence; true if the sequence ends with it.
+    fn tell(&mut self, sequence: &mut Active, id: u32, logits: &[f32]) -> Result<bool, GenerateError> {
         let done = &mut self.done[sequence.request];
         if self.options.keep_logits {
             done.logits.push(logits.to_vec());

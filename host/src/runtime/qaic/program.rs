@@ -137,7 +137,7 @@ impl QaicProgram {
             _activation: activation,
             interface,
             states,
-            timeout: options.timeout,
+            timeout: patience(layout, options.timeout),
             on,
             lost: false,
         })
@@ -268,6 +268,12 @@ impl Callable for QaicProgram {
 #[must_use = "a call in progress has to be completed"]
 pub struct Ticket {
     number: usize,
+}
+
+/// How long a call is waited for. Where the library gives calls up itself, it is waited for that: it knows more of why.
+fn patience(layout: Option<&Layout>, timeout: Duration) -> Duration {
+    const GRACE: Duration = Duration::from_secs(2);
+    if layout.is_some_and(|layout| layout.timeout_ms.is_some()) { timeout.saturating_add(GRACE) } else { timeout }
 }
 
 /// Whether cards and program go together.
