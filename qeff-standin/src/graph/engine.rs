@@ -9,7 +9,7 @@ use super::invalid::{self, Negative};
 use super::model::Model;
 use super::tensor::{Data, Tensor};
 use super::weights::{self, Files};
-use super::{inline, model};
+use super::{dialect, inline, model};
 
 /// A model that can be run, with its ports in the order of the file.
 pub struct Executable {
@@ -50,6 +50,7 @@ impl Executable {
         let graph = proto.graph.as_mut().context("the model has no graph")?;
         weights::multiply_out(graph, &files)?;
         invalid::guard(graph, negative)?;
+        dialect::translate(graph)?;
         let mut options = ModelOptions::with_all_ops();
         for (location, bytes) in files {
             options.external_data(&location, bytes);

@@ -9,9 +9,10 @@
 
 use anyhow::{Result, bail};
 use qeff_plugin_api::DType;
-use qeff_plugin_api::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_type, data_type};
+use qeff_plugin_api::onnx::{GraphProto, NodeProto, TensorProto, data_type};
 use serde::{Deserialize, Serialize};
 
+use super::build::Build;
 use super::rewrite;
 
 /// What a negative row number means.
@@ -37,12 +38,6 @@ pub fn guard(graph: &mut GraphProto, negative: Negative) -> Result<()> {
             "ScatterND" if standard && node.input.len() == 3 => scatter(&node, negative, &mut made, out),
             "GatherND" if standard && node.input.len() == 2 => gather(&node, negative, &mut made, out),
             "ScatterND" | "GatherND" if standard => bail!("node `{}` has {} inputs", node.name, node.input.len()),
-            // Elsewhere a length may be a tensor of one element; the engine wants none of one dimension here.
-            "Range" if standard => {
-                let mut build = Build::new(&node, &mut made, out);
-                let input = node.input.iter().map(|name| build.node("Squeeze", &[name], &[])).collect();
-                out.push(NodeProto { input, ..node });
-            }
             _ => out.push(node),
         }
         Ok(())
@@ -50,7 +45,7 @@ pub fn guard(graph: &mut GraphProto, negative: Negative) -> Result<()> {
 }
 
 fn scatter(node: &NodeProto, negative: Negative, made: &mut usize, out: &mut Vec<NodeProto>) {
-    let mut build = Build::new(node, made, out);
+    let mut build = Build::new("slack", node, made, out);
     let (data, indices) = build.with_slack(&node.input[0], &node.input[1], 0, negative);
     let written = build.name();
     let scattered =
@@ -65,85 +60,12 @@ fn scatter(node: &NodeProto, negative: Negative, made: &mut usize, out: &mut Vec
 
 fn gather(node: &NodeProto, negative: Negative, made: &mut usize, out: &mut Vec<NodeProto>) {
     let batch = node.attribute.iter().find(|attribute| attribute.name == "batch_dims").and_then(|batch| batch.i);
-    let mut build = Build::new(node, made, out);
+    let mut build = Build::new("slack", node, made, out);
     let (data, indices) = build.with_slack(&node.input[0], &node.input[1], batch.unwrap_or(0), negative);
     out.push(NodeProto { input: vec![data, indices], ..node.clone() });
 }
 
-/// Makes nodes before one that is replaced.
-struct Build<'a> {
-    prefix: String,
-    made: &'a mut usize,
-    out: &'a mut Vec<NodeProto>,
-}
-
-impl<'a> Build<'a> {
-    fn new(node: &NodeProto, made: &'a mut usize, out: &'a mut Vec<NodeProto>) -> Self {
-        Build { prefix: node.name.clone(), made, out }
-    }
-
-    fn name(&mut self) -> String {
-        *self.made += 1;
-        format!("{}/slack{}", self.prefix, self.made)
-    }
-
-    fn node(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Vec<i64>)]) -> String {
-        let output = self.name();
-        self.node_for(&output, op, inputs, attributes);
-        output
-    }
-
-    fn node_for(&mut self, output: &str, op: &str, inputs: &[&str], attributes: &[(&str, Vec<i64>)]) {
-        // One number is an INT: the operators used here have no list of one but `axes`.
-        let attribute = attributes.iter().map(|(name, numbers)| match numbers.as_slice() {
-            [one] if *name != "axes" => AttributeProto {
-                name: (*name).into(),
-                r#type: attribute_type::INT,
-                i: Some(*one),
-                ..AttributeProto::default()
-            },
-            _ => AttributeProto {
-                name: (*name).into(),
-                r#type: attribute_type::INTS,
-                ints: numbers.clone(),
-                ..AttributeProto::default()
-            },
-        });
-        let attribute = attribute.collect();
-        self.out.push(NodeProto {
-            name: output.to_owned(),
-            op_type: op.to_owned(),
-            input: inputs.iter().map(|&input| input.to_owned()).collect(),
-            output: vec![output.to_owned()],
-            attribute,
-            domain: String::new(),
-        });
-    }
-
-    fn constant(&mut self, tensor: TensorProto) -> String {
-        let output = self.name();
-        let value = AttributeProto {
-            name: "value".into(),
-            r#type: attribute_type::TENSOR,
-            t: Some(tensor),
-            ..AttributeProto::default()
-        };
-        self.out.push(NodeProto {
-            name: output.clone(),
-            op_type: "Constant".into(),
-            output: vec![output.clone()],
-            attribute: vec![value],
-            ..NodeProto::default()
-        });
-        output
-    }
-
-    fn ints(&mut self, numbers: &[i64]) -> String {
-        let raw = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let dims = vec![numbers.len() as i64];
-        self.constant(TensorProto { dims, data_type: data_type(DType::I64), raw_data: Some(raw), ..Default::default() })
-    }
-
+impl Build<'_> {
     /// `data` with one row of zeros more on axis `axis`, the first that `indices` choose from, and `indices` with each tuple
     /// that chooses no element turned into one that chooses from that row.
     fn with_slack(&mut self, data: &str, indices: &str, axis: i64, negative: Negative) -> (String, String) {

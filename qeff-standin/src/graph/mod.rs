@@ -5,10 +5,13 @@
 //! | [`model`] | reads the file: interface, files of weights, weights bound to stored tensors |
 //! | [`inline`] | puts the bodies of local functions where they are called |
 //! | [`invalid`] | makes writes to rows that do not exist be dropped, and reads of them be 0 |
+//! | [`dialect`] | says what the engine does not understand in other words |
 //! | [`weights`] | multiplies out what the engine cannot read: products of four-bit codes, bfloat16 |
 //! | [`tensor`] | numbers as they are stored on either side of the interface |
 //! | [`engine`] | executes |
 
+mod build;
+pub mod dialect;
 pub mod engine;
 pub mod inline;
 pub mod invalid;
