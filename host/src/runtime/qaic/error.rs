@@ -149,7 +149,7 @@ pub enum QaicError {
     Call(Box<CallError>),
     /// A call did not come back in time.
     #[error(
-        "card {on} did not answer within {} s; what is on it is given up{}\nhint: {}",
+        "{on} did not answer within {} s; what is on it is given up{}\nhint: {}",
         after.as_secs_f64(), lines(said), Status::TIMED_OUT.advice("")
     )]
     Silent {
@@ -161,7 +161,7 @@ pub enum QaicError {
         said: Vec<String>,
     },
     /// The program was given up before.
-    #[error("the program on card {on} was given up after an earlier failure")]
+    #[error("the program on {on} was given up after an earlier failure")]
     GivenUp {
         /// Cards.
         on: String,
