@@ -3,8 +3,8 @@
 //! Each object holds an `Arc` of what it was made from, so nothing is released while something above it lives:
 //!
 //! ```text
-//! Execution ─► Activation ─► Program ─► Qpc
-//!     Queue ─► Context ◄────────┘
+//! Execution ─► Activation ─► Program ─► (created) ─► Qpc
+//!     Queue ─► Context ◄────────────────────┘
 //! ```
 //! Memory that is handed over for a call belongs to its [`Execution`], which cannot be touched before the call is complete.
 //! A call that does not come back may still write there: then everything it could reach is kept for the rest of the
@@ -187,9 +187,9 @@ impl Drop for Qpc {
     }
 }
 
-/// A program on cards, loaded but without cores.
+/// A program that is known to the library, and no more than that.
 #[derive(Debug)]
-pub struct Program {
+struct Created {
     handle: Handle,
     /// Read by the library until the program is gone.
     _mapping: Option<CString>,
@@ -198,9 +198,23 @@ pub struct Program {
 }
 
 // SAFETY: as for `Context`.
-unsafe impl Send for Program {}
+unsafe impl Send for Created {}
 // SAFETY: as for `Context`.
-unsafe impl Sync for Program {}
+unsafe impl Sync for Created {}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours, and nothing that was made from it lives.
+        let status = making(|| unsafe { (self.context.library.functions().release_program)(self.handle) });
+        release("qaicReleaseProgram", &self.context.on, status);
+    }
+}
+
+/// A program on cards, loaded but without cores.
+#[derive(Debug)]
+pub struct Program {
+    created: Created,
+}
 
 /// What a program is made with beside its file.
 #[derive(Debug, Clone, Copy)]
@@ -243,12 +257,16 @@ impl Program {
         });
         check(status, "qaicCreateProgram", &context.on, since)?;
         let mapping = mapping.map(|(_, text)| text);
-        let program = Program { handle, _mapping: mapping, _qpc: opened, context: Arc::clone(context) };
+        let created = Created { handle, _mapping: mapping, _qpc: opened, context: Arc::clone(context) };
         let since = messages::now();
         // SAFETY: the handle was just made.
-        let status = making(|| unsafe { (functions.load_program)(program.handle) });
+        let status = making(|| unsafe { (functions.load_program)(created.handle) });
         check(status, "qaicLoadProgram", &context.on, since)?;
-        Ok(Arc::new(program))
+        Ok(Arc::new(Program { created }))
+    }
+
+    fn context(&self) -> &Arc<Context> {
+        &self.created.context
     }
 
     /// The descriptor of its inputs and outputs.
@@ -259,8 +277,9 @@ impl Program {
         let mut bytes = Bytes { size: 0, data: ptr::null_mut() };
         let since = messages::now();
         // SAFETY: a place for the answer.
-        let status = making(|| unsafe { (self.context.library.functions().get_descriptor)(self.handle, &mut bytes) });
-        check(status, "qaicProgramGetIoDescriptor", &self.context.on, since)?;
+        let status =
+            making(|| unsafe { (self.context().library.functions().get_descriptor)(self.created.handle, &mut bytes) });
+        check(status, "qaicProgramGetIoDescriptor", &self.context().on, since)?;
         if bytes.data.is_null() || bytes.size == 0 {
             return Ok(vec![]);
         }
@@ -275,22 +294,20 @@ impl Program {
     pub fn activate(self: &Arc<Self>) -> Result<Arc<Activation>, QaicError> {
         let since = messages::now();
         // SAFETY: the program is loaded.
-        let status =
-            making(|| unsafe { (self.context.library.functions().run_activation)(self.handle, ffi::ACTIVATE) });
-        check(status, "qaicRunActivationCmd", &self.context.on, since)?;
+        let status = making(|| unsafe {
+            (self.context().library.functions().run_activation)(self.created.handle, ffi::ACTIVATE)
+        });
+        check(status, "qaicRunActivationCmd", &self.context().on, since)?;
         Ok(Arc::new(Activation { program: Arc::clone(self) }))
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let functions = self.context.library.functions();
-        // SAFETY: the handle is ours, and nothing that was made from it lives.
-        let status = making(|| unsafe { (functions.unload_program)(self.handle) });
-        release("qaicUnloadProgram", &self.context.on, status);
-        // SAFETY: as above.
-        let status = making(|| unsafe { (functions.release_program)(self.handle) });
-        release("qaicReleaseProgram", &self.context.on, status);
+        let Created { handle, context, .. } = &self.created;
+        // SAFETY: the program is loaded, and nothing that was made from it lives.
+        let status = making(|| unsafe { (context.library.functions().unload_program)(*handle) });
+        release("qaicUnloadProgram", &context.on, status);
     }
 }
 
@@ -331,10 +348,9 @@ pub struct Activation {
 
 impl Drop for Activation {
     fn drop(&mut self) {
-        let context = &self.program.context;
+        let Created { handle, context, .. } = &self.program.created;
         // SAFETY: the program is active, and nothing that was made from its activation lives.
-        let status =
-            making(|| unsafe { (context.library.functions().run_activation)(self.program.handle, ffi::DEACTIVATE) });
+        let status = making(|| unsafe { (context.library.functions().run_activation)(*handle, ffi::DEACTIVATE) });
         release("qaicRunActivationCmd (deactivate)", &context.on, status);
     }
 }
@@ -484,24 +500,24 @@ impl Execution {
         descriptor: &[u8],
         elem_sizes: &[usize],
     ) -> Result<Self, QaicError> {
-        let program = &activation.program;
+        let Created { handle: program, context, .. } = &activation.program.created;
         let mut handle = ptr::null_mut();
         let bytes = Bytes { size: descriptor.len(), data: descriptor.as_ptr().cast_mut() };
         let since = messages::now();
         // SAFETY: a place for the handle, default properties, a descriptor that is only read, and no place for buffers: they
         // are ours.
         let status = making(|| unsafe {
-            (program.context.library.functions().create_execution)(
-                program.context.handle,
+            (context.library.functions().create_execution)(
+                context.handle,
                 &mut handle,
                 ptr::null(),
-                program.handle,
+                *program,
                 if descriptor.is_empty() { ptr::null() } else { &bytes },
                 ptr::null_mut(),
                 ptr::null_mut(),
             )
         });
-        check(status, "qaicCreateExecObj", &program.context.on, since)?;
+        check(status, "qaicCreateExecObj", &context.on, since)?;
         let mut slots: Vec<Slot> = elem_sizes.iter().map(|_| Slot::default()).collect();
         let dimensions = slots
             .iter_mut()
@@ -519,7 +535,7 @@ impl Execution {
     }
 
     fn context(&self) -> &Arc<Context> {
-        &self.activation.program.context
+        self.activation.program.context()
     }
 
     fn idle(&self) -> Result<(), QaicError> {
