@@ -184,8 +184,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
 
-    let checkpoint = Checkpoint::open(&args.model.model)?;
-    let described = args.model.describe_opened(&checkpoint)?;
+    let (checkpoint, described) = args.model.describe()?;
     let task = described.model.task;
     let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
         bail!("this model is for {}, which `run` cannot do yet", task.name());
