@@ -2,6 +2,7 @@
 //!
 //! What passes here passes on the stand-in; see `docs/src/reference/unproven.md` for what that leaves open.
 
+mod calls;
 mod decode;
 mod devices;
 mod execute;

@@ -478,6 +478,8 @@ pub struct Execution {
     dimensions: Vec<Dimensions>,
     changed: bool,
     stage: Stage,
+    /// When the last call was handed over: what the library says from then on may be about it.
+    submitted: Moment,
 }
 
 // SAFETY: as for `Context`; the memory that it points to is its own. It is not `Sync`.
@@ -531,7 +533,17 @@ impl Execution {
             .collect();
         let buffers = vec![Buffer::NONE; slots.len()];
         let (activation, queue) = (ManuallyDrop::new(Arc::clone(activation)), ManuallyDrop::new(Arc::clone(queue)));
-        Ok(Execution { handle, activation, queue, slots, buffers, dimensions, changed: true, stage: Stage::Idle })
+        Ok(Execution {
+            handle,
+            activation,
+            queue,
+            slots,
+            buffers,
+            dimensions,
+            changed: true,
+            stage: Stage::Idle,
+            submitted: messages::now(),
+        })
     }
 
     fn context(&self) -> &Arc<Context> {
@@ -657,7 +669,7 @@ impl Execution {
         let status = unsafe { (functions.enqueue)(self.queue.handle, self.handle, ptr::null_mut()) };
         drop(turn);
         check(status, "qaicEnqueueExecObj", &self.context().on, since)?;
-        self.stage = Stage::Submitted;
+        (self.stage, self.submitted) = (Stage::Submitted, since);
         Ok(())
     }
 
@@ -673,7 +685,7 @@ impl Execution {
         }
         let functions = *self.context().library.functions();
         let microseconds = u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX);
-        let since = messages::now();
+        let since = self.submitted;
         // SAFETY: a call is in progress.
         let status = Status(unsafe { (functions.wait)(self.handle, microseconds) });
         if status == Status::TIMED_OUT {
