@@ -4,8 +4,10 @@
 
 mod cache;
 mod compile;
+mod devices;
 mod doctor;
 mod engines;
+mod execute;
 mod export;
 mod forms;
 mod inspect;
@@ -35,6 +37,7 @@ use crate::generate::GenerateError;
 use crate::plugins::{PluginsError, Registry};
 use crate::qpc::{NoSdk, ToolFailure};
 use crate::runtime::RuntimeError;
+use crate::runtime::qaic::QaicError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
 #[derive(Debug, Parser)]
@@ -63,7 +66,9 @@ enum Verb {
     Export(export::Args),
     /// Compile a model for AI 100.
     Compile(Box<compile::Args>),
-    /// Show what a checkpoint is and how it is described.
+    /// Generate text with a compiled program, on cards.
+    Execute(Box<execute::Args>),
+    /// Show what a checkpoint is and how it is described, or what a compiled program takes and gives.
     Inspect(inspect::Args),
     /// Show or install what executes on the CPU.
     Engines(engines::Args),
@@ -71,6 +76,8 @@ enum Verb {
     Plugins(plugins::Args),
     /// Show or throw away what is kept: exports and compiled programs.
     Cache(cache::Args),
+    /// Show the cards of this machine, and what is free of them.
+    Devices(devices::Args),
     /// Show which SDKs and cards are here, and what follows.
     Doctor(doctor::Args),
     /// Print a completion script for a shell.
@@ -178,7 +185,9 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Export(args) => export::run(&args),
         Verb::Compile(args) => compile::run(&args),
         Verb::Cache(args) => cache::run(&args),
+        Verb::Devices(args) => devices::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Execute(args) => execute::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
@@ -239,10 +248,21 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
         return 3;
     }
-    if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<on_cards::NoRuntime>() {
+    if error.is::<ToolFailure>() || error.is::<NoSdk>() {
         return 3;
     }
-    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. });
+    let of_cards = |error: &anyhow::Error| {
+        error.chain().any(|cause| {
+            cause.downcast_ref().is_some_and(QaicError::is_external)
+                || cause.downcast_ref().is_some_and(RuntimeError::is_of_cards)
+                || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if error.is_of_cards())
+        })
+    };
+    if of_cards(error) {
+        return 3;
+    }
+    // What does not fit a compiled program is the user's choice of it.
+    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. } | RuntimeError::Cards(_));
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
             || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))

@@ -1,7 +1,8 @@
-//! `run`: do with a model what it is for, on the CPU, or on cards as far as that is built.
+//! `run`: do with a model what it is for, on the CPU or on cards.
 //!
 //! What a model is for, its description says, or `--task`. Each task has a file of its own here.
 
+pub(crate) mod answer;
 mod generate;
 mod reader;
 mod report;
@@ -15,6 +16,7 @@ use super::ModelArgs;
 use super::compile::args::CardArgs;
 use super::engines::EngineArgs;
 use super::forms::FormArgs;
+use super::on_cards::DeviceArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::texts::classify::PairArgs;
 use super::texts::embed::VectorArgs;
@@ -99,6 +101,8 @@ pub(crate) struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     cards: CardArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -121,7 +125,7 @@ struct WholeTextArgs {
 
 /// How ids are chosen; greedily if no flag is given.
 #[derive(Debug, clap::Args)]
-struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// Sample at this temperature; 0 always takes the likeliest token [default: 0, or 1 with another sampling flag].
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
@@ -143,7 +147,7 @@ struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    fn sampling(&self) -> Result<Sampling> {
+    pub(crate) fn sampling(&self) -> Result<Sampling> {
         let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
         let default = Sampling::default();
         let sampling = Sampling {
@@ -197,6 +201,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
     if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
         bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
+    }
+    if args.device.is_given() && !on_cards {
+        bail!(
+            "--device-timeout is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out"
+        );
     }
 
     // A folder with a recipe is for vectors, whatever its model was trained for.
