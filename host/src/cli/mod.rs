@@ -9,6 +9,7 @@ mod engines;
 mod export;
 mod forms;
 mod inspect;
+mod loading;
 mod on_cards;
 mod plugins;
 mod prompts;
@@ -31,7 +32,7 @@ use crate::compile::ChildError;
 use crate::describe::{DescribeOptions, Described, describe};
 use crate::engines::InstallError;
 use crate::generate::GenerateError;
-use crate::plugins::{PluginsError, Registry};
+use crate::plugins::{PluginsError, Registry, worker};
 use crate::qpc::{NoSdk, ToolFailure};
 use crate::runtime::RuntimeError;
 
@@ -68,6 +69,9 @@ enum Verb {
     Cache(cache::Args),
     /// Show which SDKs and cards are here, and what follows.
     Doctor(doctor::Args),
+    /// Hold one plugin, for the process that starts this one.
+    #[command(hide = true)]
+    PluginWorker,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -84,6 +88,8 @@ pub(crate) struct ModelArgs {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) plugin: Option<String>,
+    #[command(flatten)]
+    pub(crate) loading: loading::LoadingArgs,
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long)]
     pub(crate) strict: bool,
@@ -99,12 +105,22 @@ impl ModelArgs {
 
     /// Has an opened checkpoint described.
     pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
-        let mut registry = Registry::builtin();
-        if let Some(choice) = &self.plugin {
-            registry.choose(choice)?;
-        }
+        let registry = self.registry()?;
         let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
-        describe(checkpoint, &registry, options)
+        let described = describe(checkpoint, &registry, options);
+        loading::say_remarks(&registry);
+        described
+    }
+
+    /// Every plugin that is built in, found or chosen.
+    pub(crate) fn registry(&self) -> Result<Registry> {
+        let mut registry = self.loading.registry()?;
+        if let Some(choice) = &self.plugin {
+            let chosen = registry.choose(choice);
+            loading::say_remarks(&registry);
+            chosen?;
+        }
+        Ok(registry)
     }
 }
 
@@ -164,6 +180,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
+        Verb::PluginWorker => worker::serve().map_err(Into::into),
         Verb::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "qeff-host", &mut script);
@@ -219,6 +236,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return 130;
     }
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
+        return 3;
+    }
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(PluginsError::is_external)) {
         return 3;
     }
     if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<on_cards::NoRuntime>() {
