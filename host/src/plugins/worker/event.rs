@@ -10,6 +10,9 @@ use super::Limits;
 use super::channel::Failure;
 use super::sandbox::{self, FORBIDDEN};
 
+/// What the sandbox comes down to.
+const RULE: &str = "a plugin computes, in one thread, and reaches no files, no network and no other processes";
+
 /// Most characters of what a plugin printed that are shown.
 const SHOWN: usize = 400;
 
@@ -23,13 +26,9 @@ pub(super) fn tell(failure: &Failure, status: Option<ExitStatus>, limits: Limits
         Failure::Garbage(what) => (format!("answered with what is no answer and was ended: {what}"), printed),
         Failure::System(error) => (format!("cannot be asked: {error}"), printed),
         Failure::Closed => match forbidden(status, printed) {
-            Some((call, printed)) => (
-                format!(
-                    "made the system call `{call}`, which a plugin must not, and was ended; a plugin computes, and \
-                    reaches no files, no network and no other processes"
-                ),
-                printed,
-            ),
+            Some((call, printed)) => {
+                (format!("made the system call `{call}`, which a plugin must not, and was ended; {RULE}"), printed)
+            }
             None => (ended(status, limits), printed),
         },
     };
@@ -73,7 +72,8 @@ fn ended(status: Option<ExitStatus>, limits: Limits) -> String {
     } else if signal(Signal::KILL) {
         "SIGKILL: somebody ended it, or the system ran out of memory"
     } else if signal(Signal::SYS) {
-        "SIGSYS: it made a system call that a plugin must not make"
+        // Its signals were blocked, so that the call could not be named: the C library does that for new threads.
+        return format!("made a system call, as for a new thread, which a plugin must not, and was ended; {RULE}");
     } else {
         return format!("died of signal {number}");
     };

@@ -19,7 +19,7 @@ use super::channel::Channel;
 /// The verb under which this program is a worker.
 const VERB: &str = "plugin-worker";
 /// How long an end may take once it has begun.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(2);
 
 pub(super) struct Process {
     pid: Pid,
@@ -72,13 +72,14 @@ impl Process {
         }
     }
 
-    /// Waits for the end if the process is about to end by itself (`going`), else ends it. `None` if it cannot be known how.
+    /// How the process ended by itself, if it is about to (`going`); else `None`, and it is ended.
     pub(super) fn end(&self, going: bool) -> Option<ExitStatus> {
-        if going && let Ok(status) = self.status.recv_timeout(GRACE) {
-            return Some(status);
+        let status = if going { self.status.recv_timeout(GRACE).ok() } else { None };
+        if status.is_none() {
+            self.kill();
+            let _ = self.status.recv_timeout(GRACE);
         }
-        self.kill();
-        self.status.recv_timeout(GRACE).ok()
+        status
     }
 
     fn kill(&self) {
