@@ -27,6 +27,7 @@ fn linked_in_process_and_in_a_worker_every_family_exports_the_same_bytes() {
         ("granite", "granite/base"),
         ("gpt_oss", "gpt_oss/base"),
         ("gpt2", "gpt2/base"),
+        ("swiftkv", "swiftkv/base"),
     ] {
         let file = plugin_in(folder.path(), plugin);
         let file = file.to_str().expect("UTF-8");

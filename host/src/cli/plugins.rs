@@ -1,5 +1,7 @@
 //! `plugins`: what describes models.
 
+mod check;
+mod new;
 mod trust;
 
 use anyhow::Result;
@@ -32,6 +34,10 @@ enum Verb {
     Remove(trust::RemoveArgs),
     /// Look whether the plugins that were added are still the files that were pinned.
     Verify(trust::VerifyArgs),
+    /// Write a crate for a new plugin, with a tiny checkpoint and tests.
+    New(new::Args),
+    /// Check that a built plugin keeps what it has to.
+    Check(check::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -41,6 +47,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Verb::Add(args) => trust::add(args),
         Verb::Remove(args) => trust::remove(args),
         Verb::Verify(args) => trust::verify(args),
+        Verb::New(args) => new::run(args),
+        Verb::Check(args) => check::run(args),
     }
 }
 

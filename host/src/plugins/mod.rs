@@ -36,5 +36,5 @@ pub use registry::{Listed, Registry};
 #[cfg(feature = "builtin-plugins")]
 use {
     qeff_plugin_gpt_oss as _, qeff_plugin_gpt2 as _, qeff_plugin_granite as _, qeff_plugin_llama as _,
-    qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _,
+    qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _, qeff_plugin_swiftkv as _,
 };

@@ -303,6 +303,11 @@ impl Registry {
         }
     }
 
+    /// Whether the plugin `choice` (a name or a path) describes models at all.
+    pub fn has_architectures(&self, choice: &str) -> bool {
+        self.items.architectures.iter().any(|entry| entry.origin.is(choice))
+    }
+
     fn supported(&self) -> String {
         let line = |entry: &Entry<dyn Architecture>| format!("  {}: {}", entry.origin, entry.item.names().join(", "));
         let mut lines: Vec<_> = self.items.architectures.iter().map(line).collect();
@@ -410,6 +415,7 @@ mod tests {
             ("llama", vec!["LlamaForCausalLM", "MistralForCausalLM"]),
             ("qwen2", vec!["Qwen2ForCausalLM"]),
             ("qwen3", vec!["Qwen3ForCausalLM"]),
+            ("swiftkv", vec!["LlamaSwiftKVForCausalLM"]),
         ];
         let expected: Vec<_> = expected
             .into_iter()

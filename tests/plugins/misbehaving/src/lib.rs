@@ -9,7 +9,7 @@ use qeff_plugin_api::blocks::embed;
 use qeff_plugin_api::build::GraphBuilder;
 use qeff_plugin_api::graph::{Embedding, Model, Role, Task};
 use qeff_plugin_api::plugin::{
-    Architecture, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, StoredTensor, WeightFormat,
+    Architecture, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, StoredBlock, StoredTensor, WeightFormat,
 };
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
@@ -84,7 +84,14 @@ impl WeightFormat for Misbehaving {
         }
         behave(&name);
         let info = TensorInfo { dtype: DType::F32, shape: vec![u64::MAX; 40] };
-        Ok(HeaderNeed::Tensors(vec![StoredTensor { name, info, offset: u64::MAX, length, encoding: "x".into() }]))
+        Ok(HeaderNeed::Tensors(vec![StoredTensor {
+            name,
+            info,
+            offset: u64::MAX,
+            length,
+            encoding: "x".into(),
+            block: StoredBlock { elements: 1, bytes: 1 },
+        }]))
     }
 
     fn decode(&self, encoding: &str, bytes: &[u8], out: &mut [u8]) -> Result<(), PluginError> {
