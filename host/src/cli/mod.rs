@@ -11,6 +11,7 @@ mod execute;
 mod export;
 mod forms;
 mod inspect;
+mod loading;
 mod on_cards;
 mod plugins;
 mod prompts;
@@ -34,7 +35,7 @@ use crate::compile::ChildError;
 use crate::describe::{DescribeOptions, Described, describe};
 use crate::engines::InstallError;
 use crate::generate::GenerateError;
-use crate::plugins::{PluginsError, Registry};
+use crate::plugins::{PluginsError, Registry, worker};
 use crate::qpc::{NoSdk, ToolFailure};
 use crate::runtime::RuntimeError;
 use crate::runtime::qaic::QaicError;
@@ -80,6 +81,9 @@ enum Verb {
     Devices(devices::Args),
     /// Show which SDKs and cards are here, and what follows.
     Doctor(doctor::Args),
+    /// Hold one plugin, for the process that starts this one.
+    #[command(hide = true)]
+    PluginWorker,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -96,6 +100,8 @@ pub(crate) struct ModelArgs {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) plugin: Option<String>,
+    #[command(flatten)]
+    pub(crate) loading: loading::LoadingArgs,
     /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
     #[arg(long, value_name = "NAME")]
     pub(crate) rewrite: Vec<String>,
@@ -108,18 +114,12 @@ impl ModelArgs {
     /// Opens the checkpoint, with the plugins that may read and describe it, and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
         let registry = self.registry()?;
-        let checkpoint = Checkpoint::open_with(&self.model, registry.formats())?;
-        let described = self.describe_with(&checkpoint, &registry)?;
-        Ok((checkpoint, described))
-    }
-
-    /// All plugins there are, that of the user's choice among them.
-    pub(crate) fn registry(&self) -> Result<Registry> {
-        let mut registry = Registry::builtin();
-        if let Some(choice) = &self.plugin {
-            registry.choose(choice)?;
-        }
-        Ok(registry)
+        let opened = Checkpoint::open_with(&self.model, registry.formats()).and_then(|checkpoint| {
+            let described = self.describe_with(&checkpoint, &registry)?;
+            Ok((checkpoint, described))
+        });
+        loading::say_remarks(&registry);
+        opened
     }
 
     /// Has an opened checkpoint described.
@@ -128,6 +128,17 @@ impl ModelArgs {
         let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
         let options = DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite };
         describe(checkpoint, registry, options)
+    }
+
+    /// Every plugin that is built in, found or chosen.
+    pub(crate) fn registry(&self) -> Result<Registry> {
+        let mut registry = self.loading.registry()?;
+        if let Some(choice) = &self.plugin {
+            let chosen = registry.choose(choice);
+            loading::say_remarks(&registry);
+            chosen?;
+        }
+        Ok(registry)
     }
 }
 
@@ -191,6 +202,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
+        Verb::PluginWorker => worker::serve().map_err(Into::into),
         Verb::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "qeff-host", &mut script);
@@ -246,6 +258,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return 130;
     }
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
+        return 3;
+    }
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(PluginsError::is_external)) {
         return 3;
     }
     if error.is::<ToolFailure>() || error.is::<NoSdk>() {
