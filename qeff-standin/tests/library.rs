@@ -138,14 +138,14 @@ fn both_layouts_are_read_where_they_are() {
         let config = SimConfig { layout, cards: Card::several(4), ..SimConfig::default() };
         let sdk = Sdk::new(config).compiled(2);
         let client = sdk.client();
-        let wish = ProgramWish { device: 2, mapping: Some("2:1"), timeout_ms: Some(1234) };
+        let wish = ProgramWish { device: 2, mapping: Some("2:1"), timeout_ms: Some(61_234) };
         let active = Active::with(&sdk, &client, &wish).expect("a program");
         assert_eq!(active.add(1, 0, &[3]), Ok(3.0));
         active.close().expect("the right order");
         let made = sdk.calls().into_iter().find(|line| line["call"] == "qaicCreateProgram").expect("a call");
         assert_eq!(made["arguments"]["devMapping"], "2:1");
         let timeout = &made["arguments"]["dataPathTimeoutMs"];
-        assert_eq!(timeout.as_u64(), (layout == Layout::New).then_some(1234));
+        assert_eq!(timeout.as_u64(), (layout == Layout::New).then_some(61_234));
         assert_eq!(made["result"]["cards"].to_string(), "[2,1]");
 
         // By the other layout nothing arrives: the program is for two cards, and none are named.

@@ -5,8 +5,6 @@ pub mod golden;
 pub mod cards;
 pub mod command;
 pub mod scratch;
-pub mod sdk;
-pub mod standin;
 
 use std::path::{Path, PathBuf};
 
