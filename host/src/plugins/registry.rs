@@ -398,6 +398,7 @@ mod tests {
             ("llama", vec!["LlamaForCausalLM", "MistralForCausalLM"]),
             ("qwen2", vec!["Qwen2ForCausalLM"]),
             ("qwen3", vec!["Qwen3ForCausalLM"]),
+            ("swiftkv", vec!["LlamaSwiftKVForCausalLM"]),
         ];
         let expected: Vec<_> = expected
             .into_iter()
