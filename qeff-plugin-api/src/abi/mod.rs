@@ -19,6 +19,8 @@
 #![allow(non_local_definitions)]
 
 mod file;
+#[cfg(test)]
+mod layout_tests;
 mod load;
 mod manifest;
 mod message;
