@@ -1,6 +1,7 @@
 //! qeff host.
 
 pub mod artifacts;
+pub mod audio;
 pub mod checkpoint;
 pub mod cli;
 pub mod compile;
