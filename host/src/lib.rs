@@ -17,4 +17,5 @@ pub mod plugins;
 pub mod prepare;
 pub mod qpc;
 pub mod runtime;
+pub mod speech;
 pub mod text;
