@@ -393,6 +393,8 @@ mod tests {
             ("llama", vec!["LlamaForCausalLM", "MistralForCausalLM"]),
             ("qwen2", vec!["Qwen2ForCausalLM"]),
             ("qwen3", vec!["Qwen3ForCausalLM"]),
+            ("wav2vec2", vec!["Wav2Vec2ForCTC"]),
+            ("whisper", vec!["WhisperForConditionalGeneration"]),
         ];
         let expected: Vec<_> = expected
             .into_iter()

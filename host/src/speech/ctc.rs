@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
+use qeff_plugin_api::graph::Role;
 use serde_json::Value as Json;
 
+use crate::audio::Waveform;
+use crate::audio::extractor::Samples;
 use crate::checkpoint::{self, Checkpoint};
+use crate::runtime::cpu::CpuProgram;
+use crate::runtime::{Logits, Tensor};
 
 /// How ids are spelled.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,7 +128,7 @@ impl Spelling {
 }
 
 /// The likeliest id of each frame of `[frames, vocab]`.
-pub fn likeliest(logits: &crate::runtime::Logits) -> Vec<u32> {
+pub fn likeliest(logits: &Logits) -> Vec<u32> {
     let best = |row: &[f32]| {
         let largest = row
             .iter()
@@ -144,6 +149,19 @@ pub struct Frames {
 }
 
 impl Frames {
+    /// Scores of each frame of a recording, `[frames, vocab]`.
+    ///
+    /// # Errors
+    /// If the recording is shorter than a frame, or the program fails.
+    pub fn label(&self, program: &mut CpuProgram, extractor: &Samples, waveform: &Waveform) -> Result<Logits> {
+        let count = waveform.samples.len();
+        if count < self.first {
+            bail!("it has {count} samples; expected at least {}, which the first frame takes", self.first);
+        }
+        let samples = Tensor::floats([1, count], extractor.prepare(waveform));
+        Ok(program.run(&[(Role::Features, samples)], &mut [])?)
+    }
+
     /// Reads `conv_kernel` and `conv_stride` of config.json.
     ///
     /// # Errors

@@ -8,12 +8,14 @@
 //! | [`listen`] | one window of sound: a pass, and further ones if the first went wrong |
 //! | [`transcribe`] | a recording of any length, window by window |
 //! | `segments` | the stretches of a window's tokens between timestamps |
+//! | [`cpu`] | a [`Decoder`] over CPU programs |
 //! | [`ctc`] | frames of a CTC model into text |
 //! | [`subtitles`] | segments as text, srt or vtt |
 //!
 //! What is computed is what Hugging Face's `generate` computes for Whisper, draws of random numbers aside. This module knows
 //! features, tokens and scores; a [`Decoder`] is all it sees of a runtime.
 
+pub mod cpu;
 pub mod ctc;
 mod languages;
 pub mod listen;

@@ -46,6 +46,8 @@ pub struct Settings {
     pub positions: usize,
     /// Frames of features that the encoder takes.
     pub frames: usize,
+    /// Mel bands of these.
+    pub mels: usize,
     /// Size of the vocabulary.
     pub vocab: usize,
 }
@@ -107,6 +109,7 @@ impl Settings {
             max_length: generation.size("max_length")?.unwrap_or(positions).min(positions),
             positions,
             frames: config.size("max_source_positions")?.unwrap_or(1_500).saturating_mul(STRIDE),
+            mels: config.size("num_mel_bins")?.unwrap_or(80),
             vocab,
         };
         settings.check()?;
@@ -131,6 +134,11 @@ impl Settings {
     /// The first timestamp token; past every token if the model has none.
     pub fn first_timestamp(&self) -> u32 {
         self.no_timestamps.map_or(u32::MAX, |id| id.saturating_add(1))
+    }
+
+    /// Whether a token is no timestamp.
+    pub fn is_text(&self, id: u32) -> bool {
+        id < self.first_timestamp()
     }
 
     /// The token that says that nobody speaks.

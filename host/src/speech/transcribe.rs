@@ -66,7 +66,7 @@ impl From<&Attempt> for Window {
 ///
 /// # Errors
 /// If bands or frames differ.
-pub fn check_windows(extractor: &LogMel, settings: &Settings, mels: Option<usize>) -> Result<()> {
+pub fn check_windows(extractor: &LogMel, settings: &Settings) -> Result<()> {
     if extractor.window_frames() != settings.frames {
         bail!(
             "preprocessor_config.json makes windows of {} frames (`chunk_length`, `hop_length`); expected {}, two for each of the \
@@ -75,13 +75,14 @@ pub fn check_windows(extractor: &LogMel, settings: &Settings, mels: Option<usize
             settings.frames
         );
     }
-    match mels {
-        Some(mels) if mels != extractor.mels() => bail!(
-            "preprocessor_config.json makes {} mel bands (`feature_size`); expected {mels}, the `num_mel_bins` of config.json",
-            extractor.mels()
-        ),
-        _ => Ok(()),
+    if extractor.mels() != settings.mels {
+        bail!(
+            "preprocessor_config.json makes {} mel bands (`feature_size`); expected {}, the `num_mel_bins` of config.json",
+            extractor.mels(),
+            settings.mels
+        );
     }
+    Ok(())
 }
 
 /// Features of a recording: one window if it fits into one, else those of all of it.
