@@ -13,7 +13,9 @@ mod on_cards;
 mod plugins;
 mod prompts;
 mod run;
+mod speech;
 mod talk;
+mod transcribe;
 
 use std::ffi::OsString;
 use std::panic::{self, UnwindSafe};
@@ -54,6 +56,8 @@ enum Verb {
     /// Generate text with a model.
     #[command(visible_alias = "infer")]
     Run(Box<run::Args>),
+    /// Write down what is said in recordings.
+    Transcribe(Box<transcribe::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
     /// Compile a model for AI 100.
@@ -157,6 +161,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Transcribe(args) => transcribe::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Compile(args) => compile::run(&args),
         Verb::Cache(args) => cache::run(&args),
@@ -181,7 +186,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Flags whose value is text of the user's, whatever it begins with.
-const TEXT_FLAGS: &[&str] = &["--prompt", "--stop", "--system"];
+const TEXT_FLAGS: &[&str] = &["--initial-prompt", "--prompt", "--stop", "--system"];
 
 /// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
 fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Args, Opened};
 use crate::audio::{self, Extractor, Limits, Waveform};
+use crate::cli::speech::language;
 use crate::cli::{forms, talk};
 use crate::prepare::{self, CpuPrograms};
 
@@ -15,7 +16,7 @@ use crate::speech::ctc::{self, Frames, Spelling};
 use crate::speech::listen::{PassOptions, pass};
 use crate::speech::prompt::{Prompt, Wish, likeliest_language};
 use crate::speech::transcribe::{check_windows, features};
-use crate::speech::{Decoder as _, Language, Settings, cpu::CpuDecoder};
+use crate::speech::{Decoder as _, Settings, cpu::CpuDecoder};
 
 /// Flags of tasks that listen.
 #[derive(Debug, clap::Args)]
@@ -29,15 +30,6 @@ pub(super) struct SpeechArgs {
     /// Have the model say when what is said.
     #[arg(long, requires = "audio")]
     timestamps: bool,
-}
-
-/// The language that was typed.
-pub(crate) fn language(typed: Option<&str>) -> Language {
-    match typed {
-        None => Language::Unsaid,
-        Some(auto) if auto.eq_ignore_ascii_case("auto") => Language::Auto,
-        Some(language) => Language::Given(language.to_owned()),
-    }
 }
 
 /// Refuses flags that are about text that is continued.
