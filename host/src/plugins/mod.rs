@@ -17,5 +17,6 @@ pub use registry::{Entry, Listed, Origin, Registry, Source, is_path};
 #[cfg(feature = "builtin-plugins")]
 use {
     qeff_plugin_gpt_oss as _, qeff_plugin_gpt2 as _, qeff_plugin_granite as _, qeff_plugin_llama as _,
-    qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _, qeff_plugin_wav2vec2 as _, qeff_plugin_whisper as _,
+    qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _, qeff_plugin_swiftkv as _, qeff_plugin_wav2vec2 as _,
+    qeff_plugin_whisper as _,
 };

@@ -41,8 +41,8 @@ pub struct Decoder {
     pub kv_heads: u64,
     /// Width of a head.
     pub head_dim: u64,
-    /// The slot of each layer: full, unless the family makes some of them rolling.
-    pub slots: Vec<Kv>,
+    /// What each layer attends to: a full slot of its own, unless the family says otherwise.
+    pub caches: Vec<Cache>,
     /// Every norm.
     pub norm: Norm,
     /// Activation of the feed-forward part.
@@ -55,6 +55,15 @@ pub struct Decoder {
     pub head: lm::Head<'static>,
     /// See [`Defaults::gguf_pairs`].
     pub gguf_pairs: bool,
+}
+
+/// What a layer attends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// A slot that it writes.
+    Own(Kv),
+    /// The slot of the last layer before it that has its own.
+    Borrowed,
 }
 
 /// What a family's config class says where the file does not.
@@ -108,7 +117,7 @@ impl Decoder {
             heads,
             kv_heads,
             head_dim,
-            slots: vec![Kv::full(kv_heads, head_dim); layers as usize],
+            caches: vec![Cache::Own(Kv::full(kv_heads, head_dim)); layers as usize],
             norm: Norm::Rms { eps: config.positive_or("rms_norm_eps", 1e-6)?, product: NormProduct::AfterCast },
             act: Activation::read(config, "hidden_act", Activation::Silu)?,
             rope: RopeConfig::read(config, &RopeDefaults { head_dim, positions, base: 10_000.0, partial: false })?,
@@ -137,10 +146,27 @@ impl Decoder {
         tensors: &TensorIndex,
         layer: impl for<'g> Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>,
     ) -> Result<Model, BuildError> {
+        self.model_of(architecture, tensors, |stack| {
+            let h = stack.layers().fold(stack.embed(), |h, l| layer(l, h));
+            stack.tail(h);
+        })
+    }
+
+    /// The language model that `walk` describes: from token ids to logits.
+    ///
+    /// # Errors
+    /// If the description does not fit the checkpoint.
+    pub fn model_of(
+        &self,
+        architecture: &str,
+        tensors: &TensorIndex,
+        walk: impl for<'g> Fn(&Stack<'_, 'g>),
+    ) -> Result<Model, BuildError> {
         let of_layer = gguf::of_layer(self);
         let names = GgufNames { modules: gguf::MODULES, layers: "model.layers", of_layer: &of_layer };
         let g = GraphBuilder::new("main", tensors).base_prefix("model").gguf(&names);
-        self.walk(&g, layer);
+        let positions = (g.tokens(), g.positions());
+        walk(&Stack::open(self, g.root(), positions));
         Ok(Model {
             architecture: architecture.to_owned(),
             task: Task::CausalLm,
@@ -151,17 +177,74 @@ impl Decoder {
             links: vec![],
         })
     }
+}
 
-    fn walk<'g>(&self, g: &'g GraphBuilder<'g>, layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>) {
-        let (ids, positions) = (g.tokens(), g.positions());
-        let kv: Vec<_> = (0..).zip(&self.slots).map(|(layer, &slot)| g.kv(layer, slot)).collect();
-        let rope = Rope::table(g.at("model"), &self.rope);
-        let mut h = embed(g.at(EMBEDDING), ids, [self.head.vocab, self.hidden], self.embedding.clone());
-        for (index, &slot) in kv.iter().enumerate() {
-            let scope = g.at("model").at(("layers", index as u64));
-            h = layer(Layer { index, decoder: self, scope, positions, rope, slot }, h);
+/// A decoder under description: what its layers share, and the ways in and out.
+pub struct Stack<'c, 'g> {
+    decoder: &'c Decoder,
+    /// Where `model` and the head are.
+    root: Scope<'g>,
+    /// Token ids, `i64[B, S]`.
+    pub ids: Value<'g>,
+    /// Their positions, `i64[B, S]`.
+    pub positions: Value<'g>,
+    rope: Rope<'g>,
+    /// The slot of each layer, of its own or borrowed.
+    slots: Vec<Slot<'g>>,
+}
+
+impl<'c, 'g> Stack<'c, 'g> {
+    /// A decoder whose `model` and head are below `root`; declares its slots.
+    pub fn open(decoder: &'c Decoder, root: Scope<'g>, (ids, positions): (Value<'g>, Value<'g>)) -> Self {
+        let g = root.builder();
+        let mut slots: Vec<Slot<'g>> = vec![];
+        for (layer, cache) in (0..).zip(&decoder.caches) {
+            let own = |kv| g.kv(layer, kv);
+            slots.push(match (cache, slots.last()) {
+                (Cache::Borrowed, Some(&before)) => before,
+                (Cache::Borrowed, None) => own(Kv::full(decoder.kv_heads, decoder.head_dim)),
+                (Cache::Own(kv), _) => own(*kv),
+            });
         }
-        lm::tail(g.root(), h, positions, ("model.norm", self.norm), &self.head);
+        Stack { decoder, root, ids, positions, rope: Rope::table(root.at("model"), &decoder.rope), slots }
+    }
+
+    /// What the first layer takes.
+    pub fn embed(&self) -> Value<'g> {
+        let Decoder { head, hidden, embedding, .. } = self.decoder;
+        embed(self.root.at(EMBEDDING), self.ids, [head.vocab, *hidden], embedding.clone())
+    }
+
+    /// The layers in order.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer<'c, 'g>> {
+        self.slots.iter().enumerate().map(|(index, &slot)| Layer {
+            index,
+            decoder: self.decoder,
+            scope: self.root.at("model").at(("layers", index as u64)),
+            positions: self.positions,
+            rope: self.rope,
+            slot,
+        })
+    }
+
+    /// The decoder's norm, with the weight that `model` calls `name`.
+    pub fn norm(&self, name: &str, x: Value<'g>) -> Value<'g> {
+        self.decoder.norm.apply(self.root.at("model").at(name), x)
+    }
+
+    /// The rows of the largest position of each sequence, `[B, 1, N]`, and these positions, `[B, 1]`.
+    pub fn last(&self, h: Value<'g>) -> (Value<'g>, Value<'g>) {
+        lm::last(self.root.at("select"), h, self.positions)
+    }
+
+    /// The way out: last norm, last position, head.
+    pub fn tail(&self, h: Value<'g>) {
+        lm::tail(self.root, h, self.positions, ("model.norm", self.decoder.norm), &self.decoder.head);
+    }
+
+    /// The head alone, over the rows that are to be scored.
+    pub fn head(&self, rows: Value<'g>) {
+        lm::head(self.root, rows, &self.decoder.head);
     }
 }
 
@@ -211,7 +294,29 @@ impl<'g> Layer<'_, 'g> {
         let (a, positions) = (self.scope.at("self_attn"), self.positions);
         let (q, k) = (rotary(a, q, self.rope, positions), rotary(a, k, self.rope, positions));
         self.slot.write(a, [k, v], positions);
-        let o = attention(a, q, self.slot, positions, how);
+        self.answer(q, how, bias)
+    }
+
+    /// Keeps keys and values of tokens at `positions`, the keys turned by them.
+    pub fn keep(self, k: Value<'g>, v: Value<'g>, positions: Value<'g>) {
+        let a = self.scope.at("self_attn");
+        self.slot.write(a, [rotary(a, k, self.rope, positions), v], positions);
+    }
+
+    /// The same layer over hidden states at other positions.
+    pub fn at_positions(self, positions: Value<'g>) -> Self {
+        Layer { positions, ..self }
+    }
+
+    /// [`Self::attend`] for queries alone, over what is kept.
+    pub fn look(self, q: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
+        self.answer(rotary(self.scope.at("self_attn"), q, self.rope, self.positions), how, bias)
+    }
+
+    /// What turned queries find, back at the hidden width.
+    fn answer(self, q: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
+        let a = self.scope.at("self_attn");
+        let o = attention(a, q, self.slot, self.positions, how);
         linear(a.at("o_proj"), o, &Linear::to(self.decoder.hidden).bias(bias))
     }
 
