@@ -229,8 +229,22 @@ pub fn registered() -> Vec<&'static Registered> {
 
 /// Registers what a crate contributes, for linked and for loaded use alike.
 ///
-/// ```ignore
-/// qeff_plugin_api::register!(architecture: Llama);
+/// ```
+/// # use qeff_plugin_api::{TensorIndex, graph::Model, plugin::{GraphRewrite, PluginError}};
+/// struct Nothing;
+///
+/// impl GraphRewrite for Nothing {
+///     fn name(&self) -> &str {
+///         "nothing"
+///     }
+///
+///     fn rewrite(&self, model: Model, _: &TensorIndex) -> Result<Model, PluginError> {
+///         Ok(model)
+///     }
+/// }
+///
+/// qeff_plugin_api::register!(rewrite: Nothing);
+/// # assert!(qeff_plugin_api::plugin::registered().iter().any(|entry| entry.item.names() == ["nothing"]));
 /// ```
 #[macro_export]
 macro_rules! register {
