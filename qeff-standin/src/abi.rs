@@ -766,11 +766,18 @@ pub unsafe extern "C" fn qaicEnqueueExecObj(queue: Handle, exec: Handle, event: 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qaicExecObjWaitForCompletion(exec: Handle, timeout: u32) -> u32 {
-    call(
-        "qaicExecObjWaitForCompletion",
-        || json!({ "exec": name_of(exec), "timeout": timeout }),
-        |runtime| runtime.objects.exec(id(exec))?.wait(timeout).map(|()| Json::Null),
-    )
+    let arguments = || json!({ "exec": name_of(exec), "timeout": timeout });
+    let status = call("qaicExecObjWaitForCompletion", arguments, |runtime| {
+        runtime.objects.exec(id(exec))?.wait(timeout).map(|()| Json::Null)
+    });
+    // Whatever the reason: who has waited in vain has no other way than to give the run up.
+    if status != Status::SUCCESS.0
+        && let Ok(runtime) = runtime()
+        && let Ok(exec) = runtime.objects.exec(id(exec))
+    {
+        exec.waited_in_vain();
+    }
+    status
 }
 
 #[unsafe(no_mangle)]
