@@ -97,6 +97,8 @@ enum Verb {
 
 /// The flags that say which model is meant, and how it is described.
 #[derive(Debug, clap::Args)]
+// clap leaves the group of a struct empty that has others flattened into it, and then `Option<ModelArgs>` is always `None`.
+#[group(args = ["model"])]
 pub(crate) struct ModelArgs {
     /// Folder of a checkpoint (config.json and safetensors files), or a .gguf file.
     #[arg(long, value_name = "PATH", visible_alias = "model-name", alias = "local-model-dir")]
