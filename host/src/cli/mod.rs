@@ -230,7 +230,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
         return 3;
     }
-    if error.is::<ToolFailure>() || error.is::<NoSdk>() {
+    if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<doctor::NotAccepted>() {
         return 3;
     }
     let of_cards = |error: &anyhow::Error| {
