@@ -151,7 +151,9 @@ fn the_stand_in_is_what_was_assumed_and_a_wrong_one_is_found_out() {
         let command = qeff("doctor", sdk).path("--sdk", sdk.root(), "SDK").path("--acceptance", &model, "MODEL");
         command.words("--device-group 0,1 --json")
     };
-    let json = doctor(&sdk).succeeds().json();
+    let outcome = doctor(&sdk).run();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let json = outcome.json();
     let checks = json["checks"].as_array().expect("checks");
     assert_eq!((checks.len(), &json["failed"]), (11, &0.into()));
     assert!(checks.iter().all(|check| check["outcome"] == "holds"), "{json}");

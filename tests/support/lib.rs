@@ -6,6 +6,7 @@ pub mod cards;
 pub mod command;
 pub mod scratch;
 pub mod sdk;
+pub mod standin;
 
 use std::path::{Path, PathBuf};
 
@@ -135,10 +136,10 @@ pub fn prompt_logits(dir: &Path, i: usize) -> Result<Vec<Vec<f32>>> {
     rows(&safetensors::SafeTensors::deserialize(&bytes)?, &format!("{i}.logits"))
 }
 
-/// The rows of a stored f32 matrix.
-fn rows(tensors: &safetensors::SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
+/// The rows of a stored f32 matrix; a vector is one row.
+pub fn rows(tensors: &safetensors::SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
     let tensor = tensors.tensor(name)?;
-    let width = *tensor.shape().last().context("a matrix")?;
+    let width = *tensor.shape().last().context("a matrix or a vector")?;
     let numbers: Vec<f32> =
         tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     Ok(numbers.chunks(width).map(<[f32]>::to_vec).collect())

@@ -11,11 +11,13 @@ mod execute;
 mod export;
 mod forms;
 mod inspect;
+mod loading;
 mod on_cards;
 mod plugins;
 mod prompts;
 mod run;
 mod talk;
+mod texts;
 
 use std::ffi::OsString;
 use std::panic::{self, UnwindSafe};
@@ -33,7 +35,7 @@ use crate::compile::ChildError;
 use crate::describe::{DescribeOptions, Described, describe};
 use crate::engines::InstallError;
 use crate::generate::GenerateError;
-use crate::plugins::{PluginsError, Registry};
+use crate::plugins::{PluginsError, Registry, worker};
 use crate::qpc::{NoSdk, ToolFailure};
 use crate::runtime::RuntimeError;
 use crate::runtime::qaic::QaicError;
@@ -57,6 +59,10 @@ enum Verb {
     /// Generate text with a model.
     #[command(visible_alias = "infer")]
     Run(Box<run::Args>),
+    /// Make vectors of texts.
+    Embed(Box<texts::embed::Args>),
+    /// Tell classes of texts, or score pairs of them.
+    Classify(Box<texts::classify::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
     /// Compile a model for AI 100.
@@ -75,6 +81,9 @@ enum Verb {
     Devices(devices::Args),
     /// Show which SDKs and cards are here, and what follows.
     Doctor(doctor::Args),
+    /// Hold one plugin, for the process that starts this one.
+    #[command(hide = true)]
+    PluginWorker,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -91,6 +100,8 @@ pub(crate) struct ModelArgs {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) plugin: Option<String>,
+    #[command(flatten)]
+    pub(crate) loading: loading::LoadingArgs,
     /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
     #[arg(long, value_name = "NAME")]
     pub(crate) rewrite: Vec<String>,
@@ -102,16 +113,32 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// Opens the checkpoint, with the plugins that may read and describe it, and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
-        let mut registry = Registry::builtin();
-        if let Some(choice) = &self.plugin {
-            registry.choose(choice)?;
-        }
-        let checkpoint = Checkpoint::open_with(&self.model, registry.formats())?;
+        let registry = self.registry()?;
+        let opened = Checkpoint::open_with(&self.model, registry.formats()).and_then(|checkpoint| {
+            let described = self.describe_with(&checkpoint, &registry)?;
+            Ok((checkpoint, described))
+        });
+        loading::say_remarks(&registry);
+        opened
+    }
+
+    /// Has an opened checkpoint described.
+    pub(crate) fn describe_with(&self, checkpoint: &Checkpoint, registry: &Registry) -> Result<Described> {
         // A plugin may be named for its rewrites or its weight format alone; anybody may describe the model then.
         let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
         let options = DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite };
-        let described = describe(&checkpoint, &registry, options)?;
-        Ok((checkpoint, described))
+        describe(checkpoint, registry, options)
+    }
+
+    /// Every plugin that is built in, found or chosen.
+    pub(crate) fn registry(&self) -> Result<Registry> {
+        let mut registry = self.loading.registry()?;
+        if let Some(choice) = &self.plugin {
+            let chosen = registry.choose(choice);
+            loading::say_remarks(&registry);
+            chosen?;
+        }
+        Ok(registry)
     }
 }
 
@@ -164,6 +191,8 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Embed(args) => texts::embed::run(&args),
+        Verb::Classify(args) => texts::classify::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Compile(args) => compile::run(&args),
         Verb::Cache(args) => cache::run(&args),
@@ -173,6 +202,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
+        Verb::PluginWorker => worker::serve().map_err(Into::into),
         Verb::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "qeff-host", &mut script);
@@ -190,7 +220,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Flags whose value is text of the user's, whatever it begins with.
-const TEXT_FLAGS: &[&str] = &["--prompt", "--stop", "--system"];
+const TEXT_FLAGS: &[&str] = &["--prompt", "--query", "--stop", "--system", "--text-pair"];
 
 /// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
 fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -228,6 +258,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return 130;
     }
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
+        return 3;
+    }
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(PluginsError::is_external)) {
         return 3;
     }
     if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<doctor::NotAccepted>() {

@@ -17,10 +17,14 @@ use super::compile::args::CardArgs;
 use super::engines::EngineArgs;
 use super::forms::FormArgs;
 use super::on_cards::DeviceArgs;
-use super::prompts::PromptArgs;
+use super::prompts::{Prompt, PromptArgs};
+use super::texts::classify::PairArgs;
+use super::texts::embed::VectorArgs;
+use super::texts::{self, Given, TextArgs};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
+use crate::encode::recipe;
 use crate::generate::{Sampling, SamplingError};
 use crate::text::StopStrings;
 
@@ -29,6 +33,10 @@ use crate::text::StopStrings;
 enum TaskArg {
     /// Continue text.
     Generate,
+    /// Make vectors of texts.
+    Embed,
+    /// Tell classes of texts.
+    Classify,
 }
 
 impl TaskArg {
@@ -36,6 +44,8 @@ impl TaskArg {
     fn of(task: Task) -> Option<Self> {
         match task {
             Task::CausalLm => Some(TaskArg::Generate),
+            Task::Encoder => Some(TaskArg::Embed),
+            Task::SequenceClassification => Some(TaskArg::Classify),
             _ => None,
         }
     }
@@ -72,6 +82,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     forms: FormArgs,
     #[command(flatten)]
+    whole: WholeTextArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     /// End the answer before this text; may be repeated.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -97,6 +109,18 @@ pub(crate) struct Args {
     /// Add the raw logits of every step to the JSON document.
     #[arg(long, requires = "json")]
     logits: bool,
+}
+
+/// Tasks `embed` and `classify`.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Whole texts")]
+struct WholeTextArgs {
+    #[command(flatten)]
+    vectors: VectorArgs,
+    #[command(flatten)]
+    pairs: PairArgs,
+    #[command(flatten)]
+    texts: TextArgs,
 }
 
 /// How ids are chosen; greedily if no flag is given.
@@ -184,6 +208,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
 
+    // A folder with a recipe is for vectors, whatever its model was trained for.
+    let has_recipe = args.model.model.join(recipe::FILE).is_file();
+    let task = args.task.or(has_recipe.then_some(TaskArg::Embed));
+    if let Some(task @ (TaskArg::Embed | TaskArg::Classify)) = task {
+        return whole_text(args, task, started);
+    }
     let (checkpoint, described) = args.model.describe()?;
     let task = described.model.task;
     let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
@@ -192,5 +222,35 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
         TaskArg::Generate => generate::run(opened),
+        task @ (TaskArg::Embed | TaskArg::Classify) => whole_text(args, task, started),
+    }
+}
+
+/// Tasks that take texts as a whole. They open the checkpoint in a way of their own.
+fn whole_text(args: &Args, task: TaskArg, started: Instant) -> Result<()> {
+    let given = args.prompts.prompts()?.into_iter().map(|prompt| match prompt {
+        Prompt::Text(text) => Given::Text(text.as_str().into()),
+        Prompt::Ids(ids) => Given::Ids(ids),
+    });
+    if args.cards.first_given().is_some() {
+        bail!(
+            "tasks embed and classify of `run` are on the CPU; `compile --seq-len 32,64,128` compiles their model for AI 100"
+        );
+    }
+    let WholeTextArgs { vectors, pairs, texts } = &args.whole;
+    let request = texts::Request {
+        model: &args.model,
+        engine: &args.engine,
+        forms: &args.forms,
+        texts,
+        rows: args.batch_size,
+        quiet: args.json,
+    };
+    match task {
+        TaskArg::Classify => {
+            let given = texts::classify::paired(given.collect(), pairs)?;
+            texts::classify::task(&request, &given, args.json, started)
+        }
+        _ => texts::embed::task(&request, vectors, given.collect(), args.json, started),
     }
 }
