@@ -183,7 +183,11 @@ fn whatever_else_a_program_is_compiled_for() {
         let rows: BTreeSet<u64> = of(&calls, "run").iter().filter_map(|run| run["row"].as_u64()).collect();
         rows.into_iter().collect::<Vec<_>>()
     };
-    assert_eq!(rows("--prompt-len 8 --ctx-len 48 --num-speculative-tokens 0,3"), [0, 1, 2], "the four of drafts take short ends");
+    assert_eq!(
+        rows("--prompt-len 8 --ctx-len 48 --num-speculative-tokens 0,3"),
+        [0, 1, 2],
+        "the four of drafts take short ends"
+    );
     assert_eq!(rows("--prompt-len 8 --ctx-len 48 --num-speculative-tokens 2"), [0, 1]);
     let lengths = "--comp-ctx-lengths-prefill 16,32 --comp-ctx-lengths-decode 24,48";
     assert_eq!(rows(&format!("--prompt-len 8 --ctx-len 48 --ccl-enabled {lengths}")), [0, 1]);

@@ -318,6 +318,12 @@ mod tests {
             (anyhow::Error::new(Findings(vec![])).context("a pass left the model invalid"), 2),
             (NoSdk { qnn: false }.into(), 3),
             (ChildError::Interrupted.into(), 130),
+            (QaicError::NotReady { card: 0, why: "is in error".into() }.into(), 3),
+            (
+                anyhow::Error::new(RuntimeError::Cards(QaicError::Unfit("too few cards".into()))).context("cannot run"),
+                1,
+            ),
+            (GenerateError::Runtime(QaicError::GivenUp { on: "card 0".into() }.into()).into(), 3),
         ];
         for (error, code) in cases {
             assert_eq!(exit_code(&error), code, "{error:#}");
