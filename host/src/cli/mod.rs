@@ -16,8 +16,10 @@ mod on_cards;
 mod plugins;
 mod prompts;
 mod run;
+mod speech;
 mod talk;
 mod texts;
+mod transcribe;
 
 use std::ffi::OsString;
 use std::panic::{self, UnwindSafe};
@@ -63,6 +65,8 @@ enum Verb {
     Embed(Box<texts::embed::Args>),
     /// Tell classes of texts, or score pairs of them.
     Classify(Box<texts::classify::Args>),
+    /// Write down what is said in recordings.
+    Transcribe(Box<transcribe::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
     /// Compile a model for AI 100.
@@ -193,6 +197,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Embed(args) => texts::embed::run(&args),
         Verb::Classify(args) => texts::classify::run(&args),
+        Verb::Transcribe(args) => transcribe::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Compile(args) => compile::run(&args),
         Verb::Cache(args) => cache::run(&args),
@@ -220,7 +225,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Flags whose value is text of the user's, whatever it begins with.
-const TEXT_FLAGS: &[&str] = &["--prompt", "--query", "--stop", "--system", "--text-pair"];
+const TEXT_FLAGS: &[&str] = &["--initial-prompt", "--prompt", "--query", "--stop", "--system", "--text-pair"];
 
 /// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
 fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {

@@ -6,6 +6,7 @@ pub(crate) mod answer;
 mod generate;
 mod reader;
 mod report;
+mod speech;
 
 use std::time::Instant;
 
@@ -37,6 +38,10 @@ enum TaskArg {
     Embed,
     /// Tell classes of texts.
     Classify,
+    /// Label each frame of recordings.
+    Ctc,
+    /// Write down what is said in recordings: one greedy pass over the first window of each.
+    Transcribe,
 }
 
 impl TaskArg {
@@ -46,6 +51,8 @@ impl TaskArg {
             Task::CausalLm => Some(TaskArg::Generate),
             Task::Encoder => Some(TaskArg::Embed),
             Task::SequenceClassification => Some(TaskArg::Classify),
+            Task::Ctc => Some(TaskArg::Ctc),
+            Task::SpeechToText => Some(TaskArg::Transcribe),
             _ => None,
         }
     }
@@ -61,6 +68,8 @@ pub(crate) struct Args {
     task: Option<TaskArg>,
     #[command(flatten)]
     prompts: PromptArgs,
+    #[command(flatten)]
+    speech: speech::SpeechArgs,
     /// Most tokens to generate for each prompt [default: what --ctx-len leaves, else 128].
     #[arg(long, value_name = "N", visible_alias = "generation-len", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
@@ -195,7 +204,9 @@ struct Opened<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     // What can be wrong with the flags is said before any file is opened.
-    args.prompts.prompts()?;
+    if args.speech.audio.is_empty() {
+        args.prompts.prompts()?;
+    }
     args.sampling.sampling()?;
     StopStrings::new(args.stop.clone())?;
     let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
@@ -222,6 +233,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
         TaskArg::Generate => generate::run(opened),
+        TaskArg::Ctc => speech::ctc(opened),
+        TaskArg::Transcribe => speech::transcribe(opened),
         task @ (TaskArg::Embed | TaskArg::Classify) => whole_text(args, task, started),
     }
 }
