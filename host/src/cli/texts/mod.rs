@@ -17,8 +17,9 @@ use super::forms::{self, FormArgs};
 use super::{ModelArgs, talk};
 use crate::checkpoint::Checkpoint;
 use crate::describe::Described;
-use crate::encode::pooling::pooled;
+use crate::encode::pooling::{heads, pooled};
 use crate::encode::ready::{self, CpuOptions};
+use crate::encode::recipe::Recipe;
 use crate::encode::{Encoded, Encoder, Work};
 use crate::plugins::Registry;
 use crate::text::{Framed, Pair, Tokenizer};
@@ -206,6 +207,16 @@ fn base_of(config: &Config, registry: &Registry) -> Config {
     let stem = named.first().and_then(|name| name.split_once("For")).map(|(stem, _)| format!("{stem}Model"));
     let base = stem.map(|stem| config.with_architecture(&stem));
     base.filter(|base| registry.architecture_for(base, None).is_ok()).unwrap_or_else(|| config.clone())
+}
+
+/// A checkpoint's model as it is, or with pooling heads on the model below its head.
+pub(crate) fn described(model: &ModelArgs, pooling: Option<&str>) -> Result<(Checkpoint, Described)> {
+    let Some(words) = pooling else { return model.describe() };
+    let recipe = Recipe::open(&model.model)?;
+    let transformer = recipe.as_ref().map_or(&model.model, |recipe| &recipe.transformer);
+    let mut opened = Opened::new(model, transformer, true, Instant::now())?;
+    pool(&mut opened, model, &heads(words))?;
+    Ok((opened.checkpoint, opened.described))
 }
 
 /// Pools the hidden states of a described model.
