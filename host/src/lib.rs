@@ -1,6 +1,7 @@
 //! qeff host.
 
 pub mod artifacts;
+pub mod audio;
 pub mod checkpoint;
 pub mod cli;
 pub mod compile;
@@ -19,4 +20,5 @@ pub mod plugins;
 pub mod prepare;
 pub mod qpc;
 pub mod runtime;
+pub mod speech;
 pub mod text;

@@ -2,9 +2,11 @@
 
 pub mod golden;
 
+pub mod cards;
 pub mod command;
 pub mod scratch;
 pub mod sdk;
+pub mod standin;
 
 use std::path::{Path, PathBuf};
 
@@ -162,8 +164,13 @@ pub fn continue_all(session: &mut dyn Session, cases: &[Case], chunk: usize) -> 
 
 /// Compares a continuation with the reference: logits first, then ids up to the first near-tie.
 pub fn compare(case: &Case, got: &Completion) -> Result<()> {
+    compare_within(case, got, TOLERANCE)
+}
+
+/// The same with another difference of logits allowed, relative to the largest: where states are kept in f16.
+pub fn compare_within(case: &Case, got: &Completion, tolerance: f32) -> Result<()> {
     let largest = case.step_logits.iter().flatten().fold(0f32, |max, x| max.max(x.abs()));
-    let allowed = TOLERANCE * largest;
+    let allowed = tolerance * largest;
     for (step, (expected, found)) in case.step_logits.iter().zip(&got.logits).enumerate() {
         let worst = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         ensure!(

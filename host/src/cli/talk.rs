@@ -80,6 +80,16 @@ fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
     }
 }
 
+/// A bar over seconds of sound, counted in thousandths, on a terminal only.
+pub(crate) fn seconds_bar(what: &'static str, total: f64) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some((total * 1000.0) as u64), target).with_message(what);
+    match ProgressStyle::with_template("{msg} {wide_bar} {percent}% {elapsed} ({eta} left)") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
 /// How long something has been going on, on a terminal only. Nothing is shown before it has a message.
 pub(crate) fn spinner() -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };

@@ -41,4 +41,4 @@ impl Architecture for Qwen2 {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["Qwen2ForCausalLM"] }

@@ -43,4 +43,4 @@ impl Architecture for Qwen3 {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["Qwen3ForCausalLM"] }

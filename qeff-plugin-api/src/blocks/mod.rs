@@ -5,6 +5,7 @@
 
 pub mod act;
 pub mod attention;
+pub mod conv;
 pub mod decoder;
 pub mod embed;
 pub mod encoder;

@@ -205,7 +205,8 @@ impl Model {
     pub fn since(&self) -> i64 {
         let nodes = self.programs.iter().flat_map(Program::nodes).map(|(_, node)| node.since());
         let states = self.programs.iter().flat_map(Program::states).map(|(_, state)| state.since());
-        nodes.chain(states).max().unwrap_or(1)
+        let weights = self.programs.iter().flat_map(Program::weights).map(|(_, expr)| expr.since());
+        nodes.chain(states).chain(weights).max().unwrap_or(1)
     }
 
     /// Names of every stored tensor that any program reads.

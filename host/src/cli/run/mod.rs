@@ -1,10 +1,12 @@
-//! `run`: do with a model what it is for, on the CPU, or on cards as far as that is built.
+//! `run`: do with a model what it is for, on the CPU or on cards.
 //!
 //! What a model is for, its description says, or `--task`. Each task has a file of its own here.
 
+pub(crate) mod answer;
 mod generate;
 mod reader;
 mod report;
+mod speech;
 
 use std::time::Instant;
 
@@ -15,6 +17,7 @@ use super::ModelArgs;
 use super::compile::args::CardArgs;
 use super::engines::EngineArgs;
 use super::forms::FormArgs;
+use super::on_cards::DeviceArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::texts::classify::PairArgs;
 use super::texts::embed::VectorArgs;
@@ -35,6 +38,10 @@ enum TaskArg {
     Embed,
     /// Tell classes of texts.
     Classify,
+    /// Label each frame of recordings.
+    Ctc,
+    /// Write down what is said in recordings: one greedy pass over the first window of each.
+    Transcribe,
 }
 
 impl TaskArg {
@@ -44,6 +51,8 @@ impl TaskArg {
             Task::CausalLm => Some(TaskArg::Generate),
             Task::Encoder => Some(TaskArg::Embed),
             Task::SequenceClassification => Some(TaskArg::Classify),
+            Task::Ctc => Some(TaskArg::Ctc),
+            Task::SpeechToText => Some(TaskArg::Transcribe),
             _ => None,
         }
     }
@@ -59,6 +68,8 @@ pub(crate) struct Args {
     task: Option<TaskArg>,
     #[command(flatten)]
     prompts: PromptArgs,
+    #[command(flatten)]
+    speech: speech::SpeechArgs,
     /// Most tokens to generate for each prompt [default: what --ctx-len leaves, else 128].
     #[arg(long, value_name = "N", visible_alias = "generation-len", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
@@ -99,6 +110,8 @@ pub(crate) struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     cards: CardArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -121,7 +134,7 @@ struct WholeTextArgs {
 
 /// How ids are chosen; greedily if no flag is given.
 #[derive(Debug, clap::Args)]
-struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// Sample at this temperature; 0 always takes the likeliest token [default: 0, or 1 with another sampling flag].
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
@@ -143,7 +156,7 @@ struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    fn sampling(&self) -> Result<Sampling> {
+    pub(crate) fn sampling(&self) -> Result<Sampling> {
         let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
         let default = Sampling::default();
         let sampling = Sampling {
@@ -191,12 +204,19 @@ struct Opened<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     // What can be wrong with the flags is said before any file is opened.
-    args.prompts.prompts()?;
+    if args.speech.audio.is_empty() {
+        args.prompts.prompts()?;
+    }
     args.sampling.sampling()?;
     StopStrings::new(args.stop.clone())?;
     let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
     if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
         bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
+    }
+    if args.device.is_given() && !on_cards {
+        bail!(
+            "--device-timeout is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out"
+        );
     }
 
     // A folder with a recipe is for vectors, whatever its model was trained for.
@@ -213,6 +233,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
         TaskArg::Generate => generate::run(opened),
+        TaskArg::Ctc => speech::ctc(opened),
+        TaskArg::Transcribe => speech::transcribe(opened),
         task @ (TaskArg::Embed | TaskArg::Classify) => whole_text(args, task, started),
     }
 }

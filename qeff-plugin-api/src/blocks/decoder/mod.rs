@@ -4,11 +4,15 @@
 //! logits around the layers ([`Decoder::model`]), and the parts of a layer ([`Layer`]). What a layer *is*, each family
 //! writes itself, in the five lines of its paper:
 //!
-//! ```ignore
+//! ```
+//! # use qeff_plugin_api::blocks::{Attn, Bias, decoder::Layer};
+//! # use qeff_plugin_api::build::Value;
+//! # fn layer<'g>(l: Layer<'_, 'g>, h: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
 //! let x = l.norm("input_layernorm", h);
 //! let h = l.add(h, l.attend(l.heads(x, bias), how, bias));
 //! let x = l.norm("post_attention_layernorm", h);
 //! l.add(h, l.mlp(x, bias))
+//! # }
 //! ```
 //!
 //! So a norm more, a factor on the residual or another order of the parts is a line that stands in that family and in no
