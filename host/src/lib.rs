@@ -7,6 +7,7 @@ pub mod cli;
 pub mod compile;
 pub mod conformance;
 pub mod describe;
+pub mod encode;
 pub mod engines;
 mod foreign;
 pub mod forms;

@@ -85,7 +85,7 @@ pub fn prepare<'a>(
 
 /// Cuts rotary tables to the positions that a session has: a model made for a hundred thousand of them would be loaded
 /// with megabytes that no request looks at.
-fn shorten_tables(model: &mut Model, positions: u64) {
+pub(crate) fn shorten_tables(model: &mut Model, positions: u64) {
     for program in &mut model.programs {
         let tables: Vec<_> = program
             .weights()

@@ -61,6 +61,8 @@ pub enum Role {
     Positions,
     /// Which tokens of a text are no padding, `i64[batch, seq]`.
     Mask,
+    /// Which of two texts a token belongs to, `i64[batch, seq]`; all 0 where nobody gives it.
+    Segments,
     /// What an audio encoder takes: samples, or their spectrum.
     Features,
     /// What an image encoder takes.
@@ -93,6 +95,7 @@ impl Role {
         (Role::Tokens, "tokens"),
         (Role::Positions, "positions"),
         (Role::Mask, "mask"),
+        (Role::Segments, "segments"),
         (Role::Features, "features"),
         (Role::Pixels, "pixels"),
         (Role::Packing, "packing"),
