@@ -17,3 +17,4 @@ pub mod prepare;
 pub mod qpc;
 pub mod runtime;
 pub mod text;
+pub mod vision;

@@ -1,0 +1,58 @@
+//! Vision: from image files to what a vision program takes, and from a prompt with places for images to token ids.
+//!
+//! A checkpoint was trained on pixels that were made in one exact way. This room follows Hugging Face's processors, and
+//! through them Pillow, to the number; where a file asks for something else it refuses instead of coming close.
+//!
+//! | module | what it turns into what |
+//! |---|---|
+//! | [`image`] | the bytes of a file into RGB pixels |
+//! | [`resize`] | pixels into pixels of another size, as Pillow does it |
+//! | [`grid`] | the size of an image into the tiles it is cut into, and the order of their rows |
+//! | [`processor`] | RGB pixels into tiles of normalised numbers, by `preprocessor_config.json` |
+//!
+//! It knows files, pixels and tokens. How a vision program computes is not known here.
+
+mod error;
+mod fields;
+pub mod grid;
+pub mod image;
+pub mod processor;
+pub mod resize;
+
+use std::fmt;
+
+pub use error::VisionError;
+pub use image::Rgb;
+pub use processor::{ImageProcessor, Tiles};
+
+/// Height and width in pixels, tiles or patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Size {
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+impl Size {
+    /// A size.
+    pub fn new(height: u32, width: u32) -> Self {
+        Size { height, width }
+    }
+
+    /// A square.
+    pub fn square(side: u32) -> Self {
+        Size::new(side, side)
+    }
+
+    /// Height times width.
+    pub fn area(self) -> u64 {
+        u64::from(self.height) * u64::from(self.width)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.height, self.width)
+    }
+}
