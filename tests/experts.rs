@@ -11,7 +11,8 @@ use qeff_core::lower::Target;
 use qeff_core::passes::Features;
 use qeff_core::weights::Checkpoint;
 use qeff_host::prepare::prepare;
-use qeff_host::runtime::cpu::engine::{Engine, Integers};
+use qeff_host::runtime::Tensor;
+use qeff_host::runtime::cpu::engine::Engine;
 use qeff_host::runtime::cpu::{Residence, load};
 use qeff_plugin_api::WeightExpr;
 use qeff_plugin_api::blocks::linear::Rows;
@@ -237,7 +238,7 @@ fn run(case: &Case, checkpoint: &Checkpoint, target: Target, engine: &dyn Engine
     let prepared = prepare(model, index, &Features::default(), target)?;
     let source = (&prepared.model.programs[0], &prepared.programs[0]);
     let (mut programs, residence) = load(engine, checkpoint, &[source])?;
-    let ids = Integers { shape: [1, case.tokens], data: (0..case.tokens as i64).collect() };
+    let ids = Tensor::integers([1, case.tokens], (0..case.tokens as i64).collect());
     let y = programs[0].run(&[(Role::Tokens, ids)], &mut [])?;
     Ok(((0..y.rows()).flat_map(|row| y.row(row).to_vec()).collect(), residence))
 }

@@ -6,8 +6,8 @@ use qeff_core::lower::Target;
 use qeff_core::passes::Features;
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::prepare::prepare;
-use qeff_host::runtime::cpu;
-use qeff_host::runtime::cpu::engine::{Engine, Integers, StateBuffer};
+use qeff_host::runtime::cpu::engine::{Engine, StateBuffer};
+use qeff_host::runtime::{Tensor, cpu};
 use qeff_plugin_api::graph::Role;
 
 /// Logits of the last `k` positions of `prompt` followed by `padding` rows of position −1: `[k][vocab]`.
@@ -20,12 +20,12 @@ fn last_k(engine: &dyn Engine, name: &str, prompt: &[u32], k: usize, padding: us
     let program = &mut programs[0];
     let padded = |given: Vec<i64>, fill: i64| {
         let data: Vec<i64> = given.into_iter().chain(std::iter::repeat_n(fill, padding)).collect();
-        Integers { shape: [1, data.len()], data }
+        Tensor::integers([1, data.len()], data)
     };
     let inputs = [
         (Role::Tokens, padded(prompt.iter().map(|&id| i64::from(id)).collect(), 0)),
         (Role::Positions, padded((0..prompt.len() as i64).collect(), -1)),
-        (Role::Keep, Integers::filled([k, 1], 0)),
+        (Role::Keep, Tensor::filled([k, 1], 0)),
     ];
     // One row for each position, and the slack row.
     let zeros = |port: &cpu::engine::StatePort| StateBuffer::zeros([1, port.heads, prompt.len() + 1, port.width]);

@@ -11,6 +11,7 @@ use qeff_core::passes::Features;
 use qeff_core::weights::{NotStored, PackOptions, TensorSource, evaluate_to_vec};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::linking::{Linking, Remainder};
+use qeff_host::prepare::Prepared;
 use qeff_host::runtime::cpu::engine::Ports;
 use qeff_plugin_api::graph::{Program, Role, Type};
 use qeff_plugin_api::onnx::{EXTERNAL, ModelProto, dtype, tensor_shape_proto::dimension, type_proto};
@@ -31,10 +32,10 @@ fn export(
     target: Target,
     remainder: Option<Remainder>,
     dir: &Path,
-) -> Result<(Program, Exported)> {
+) -> Result<(Prepared, Exported)> {
     let weights = &checkpoint.weights;
     let linking = Linking::new(checkpoint, weights, target, remainder)?;
-    let mut prepared = linking.prepare(describe(checkpoint)?, weights.index(), &Features::default(), Products::F32)?;
+    let prepared = linking.prepare(describe(checkpoint)?, weights.index(), &Features::default(), Products::F32)?;
     let what = Export {
         lowered: &prepared.programs[0],
         stem: "M",
@@ -44,17 +45,17 @@ fn export(
         options: PackOptions::default(),
     };
     let exported = onnx::export(what, dir)?;
-    Ok((prepared.model.programs.remove(0), exported))
+    Ok((prepared, exported))
 }
 
 /// Logits after the last token of `prompt`, computed by rten from the file as it is.
-fn last_logits(model: &Path, program: &Program, prompt: &[u32]) -> Result<Vec<f32>> {
+fn last_logits(model: &Path, prepared: &Prepared, prompt: &[u32]) -> Result<Vec<f32>> {
     let model = Model::load_file(model)?;
-    let ports = Ports::new(program)?;
+    let ports = Ports::new(&prepared.model.programs[0], &prepared.programs[0])?;
     let mut feeds: Vec<(NodeId, ValueOrView<'_>)> = vec![];
     for port in &ports.inputs {
         let numbers: Vec<i32> = match port.role {
-            Role::Tokens => prompt.iter().map(|&id| id as i32).collect(),
+            Some(Role::Tokens) => prompt.iter().map(|&id| id as i32).collect(),
             _ => (0..prompt.len() as i32).collect(),
         };
         feeds.push((model.node_id(&port.name)?, Value::from(Tensor::from_data(&[1, prompt.len()], numbers)).into()));
@@ -63,7 +64,7 @@ fn last_logits(model: &Path, program: &Program, prompt: &[u32]) -> Result<Vec<f3
         let zeros = Tensor::<f32>::zeros(&[1, state.heads, prompt.len() + 1, state.width]);
         feeds.push((model.node_id(&state.name)?, Value::from(zeros).into()));
     }
-    let result = model.run(feeds, &[model.node_id(&ports.logits)?], None)?;
+    let result = model.run(feeds, &[model.node_id(&ports.outputs[0].name)?], None)?;
     let logits: Tensor<f32> = result.into_iter().next().context("no result")?.try_into()?;
     let vocab = *logits.shape().last().context("no axis")?;
     let data = logits.to_vec();
@@ -71,9 +72,9 @@ fn last_logits(model: &Path, program: &Program, prompt: &[u32]) -> Result<Vec<f3
 }
 
 /// Logits of every prompt are Hugging Face's.
-fn computes(name: &str, model: &Path, program: &Program) -> Result<()> {
+fn computes(name: &str, model: &Path, prepared: &Prepared) -> Result<()> {
     for case in cases(&fixture(name))? {
-        let found = last_logits(model, program, &case.prompt)?;
+        let found = last_logits(model, prepared, &case.prompt)?;
         let expected = &case.step_logits[0];
         let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
         let worst = expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
@@ -104,8 +105,8 @@ fn rten_runs_linked_files_as_they_are_written() -> Result<()> {
     ];
     for (name, why) in rows {
         let place = tempfile::tempdir()?;
-        let (program, exported) = export(&open(name)?, Target::Cpu, None, place.path())?;
-        computes(name, &exported.model, &program)?;
+        let (prepared, exported) = export(&open(name)?, Target::Cpu, None, place.path())?;
+        computes(name, &exported.model, &prepared)?;
         assert_eq!(reasons(&exported), why, "{name}");
         assert!(why.len() > 1 || exported.packed.bytes < exported.linked.bytes / 2, "{name}: {exported:?}");
     }
@@ -115,14 +116,14 @@ fn rten_runs_linked_files_as_they_are_written() -> Result<()> {
 #[test]
 fn what_is_not_as_it_is_wanted_may_be_packed_by_choice() -> Result<()> {
     let place = tempfile::tempdir()?;
-    let (program, exported) = export(&open("llama/f16")?, Target::Cpu, Some(Remainder::Packed), place.path())?;
-    computes("llama/f16", &exported.model, &program)?;
+    let (prepared, exported) = export(&open("llama/f16")?, Target::Cpu, Some(Remainder::Packed), place.path())?;
+    computes("llama/f16", &exported.model, &prepared)?;
     let f16 = NotStored::OtherType { stored: DType::F16, wanted: DType::F32 };
     assert_eq!((reasons(&exported), exported.linked.weights), (vec![f16, NotStored::Generated], 0));
 
     // GPT-2's projections are slices of a fused tensor; the others are used as they lie.
-    let (program, exported) = export(&open("gpt2/sharded-f32")?, Target::Cpu, Some(Remainder::Packed), place.path())?;
-    computes("gpt2/sharded-f32", &exported.model, &program)?;
+    let (prepared, exported) = export(&open("gpt2/sharded-f32")?, Target::Cpu, Some(Remainder::Packed), place.path())?;
+    computes("gpt2/sharded-f32", &exported.model, &prepared)?;
     assert_eq!(reasons(&exported), [NotStored::Computed]);
     assert!(exported.linked.weights > 0);
     Ok(())
@@ -147,7 +148,8 @@ fn a_weight_spec_binds_every_stored_weight() -> Result<()> {
     {
         let place = tempfile::tempdir()?;
         let checkpoint = open(name)?;
-        let (program, exported) = export(&checkpoint, Target::Aic, None, place.path())?;
+        let (prepared, exported) = export(&checkpoint, Target::Aic, None, place.path())?;
+        let program = &prepared.model.programs[0];
         let Spec { model, json } = spec(place.path())?;
         let metadata = model.metadata_props.iter().find(|entry| entry.key == WEIGHT_SPEC_KEY).context("no metadata")?;
         // Keys are sorted, so a parser that keeps them apart from their order gives the same text again.

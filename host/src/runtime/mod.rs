@@ -5,8 +5,11 @@
 //! positions that are written after it, so a slot is reused by starting at position 0.
 
 pub mod cpu;
+mod tensor;
 
 use thiserror::Error;
+
+pub use tensor::{Data, Tensor};
 
 /// New tokens of one sequence.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +44,29 @@ impl Logits {
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.vocab..(row + 1) * self.vocab]
     }
+}
+
+impl TryFrom<Tensor> for Logits {
+    type Error = RuntimeError;
+
+    /// Scores `[…, vocab]`, a row for each combination of the other axes.
+    fn try_from(tensor: Tensor) -> Result<Self, RuntimeError> {
+        let vocab = tensor.shape.last().copied().unwrap_or(0);
+        match tensor.data {
+            Data::F32(data) => Ok(Logits::new(data, vocab)),
+            other => Err(RuntimeError::Program { why: format!("its logits are {}, not f32", other.name()) }),
+        }
+    }
+}
+
+/// A program that is called by the names of its file, wherever it is executed. What it retains between calls stays inside.
+pub trait Callable {
+    /// One call: a tensor for every input that is no retained state; a retained one may be given to be replaced. The result
+    /// has every output that is no retained state, in the order of the file.
+    ///
+    /// # Errors
+    /// See [`RuntimeError`]; what is retained is then undefined.
+    fn call(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>, RuntimeError>;
 }
 
 /// Why a call failed.

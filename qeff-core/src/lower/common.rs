@@ -4,7 +4,7 @@ use std::fmt;
 
 use qeff_plugin_api::graph::{
     Attention, AttentionMask, Dim, Embedding, Linear, NegativeIds, Node, Op, RmsNorm, Select, SelectMode, StateKind,
-    ValueId,
+    StateRead, ValueId,
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
@@ -126,11 +126,30 @@ impl Writer<'_> {
         self.node("Mul", &[&small, &cap], &[])
     }
 
-    /// How positions map to rows of the state that a value is a version of. Attention without a state is refused, as only
-    /// later families need it.
+    /// What a state holds, as a value of its own.
+    pub(super) fn state_read(&mut self, node: &Node) {
+        let part = self.name(operand(node, StateRead::PART));
+        match node.operand(StateRead::BATCH_INDEX) {
+            Some(batch_index) => {
+                let slots = self.slots(batch_index);
+                self.node_for(node.outputs[0], "", "Gather", &[&part, &slots], &[("axis", Attr::Int(0))]);
+            }
+            None => self.bind(node.outputs[0], part),
+        }
+    }
+
+    /// The state slot of each row of a call, `[B]`.
+    pub(super) fn slots(&mut self, batch_index: ValueId) -> String {
+        self.shared(format!("slots {batch_index:?}"), |w| {
+            let batch_index = w.name(batch_index);
+            w.reshape(&batch_index, &[-1])
+        })
+    }
+
+    /// The kind of the state that a value is a version of; an error if the lowering of `node` needs one and there is none.
     pub(super) fn state_kind(&self, node: &Node, version: ValueId) -> Result<StateKind, LowerError> {
         let Some(version) = self.program.version(version) else {
-            return Err(self.refuse(node, "keys and values are no state; only cached attention is lowered"));
+            return Err(self.refuse(node, "its operand is no state"));
         };
         match (self.program.state(version.slot), &node.op) {
             (state, Op::Attention(Attention { mask: AttentionMask::Bidirectional, .. }))
@@ -239,19 +258,14 @@ impl Writer<'_> {
         mask: AttentionMask,
     ) -> Option<String> {
         let window = match mask {
-            AttentionMask::Bidirectional => return None,
+            AttentionMask::Bidirectional | AttentionMask::Band { .. } => return None,
             AttentionMask::Causal => None,
             AttentionMask::Sliding(window) => Some(window),
         };
-        let keys = match kind {
-            StateKind::Full => self.state_rows(reach),
-            StateKind::Rolling => self.rolling_keys(&reach.axis, positions),
-        };
+        let rolling = kind == StateKind::Rolling;
+        let keys = if rolling { self.rolling_keys(&reach.axis, positions) } else { self.state_rows(reach) };
         Some(self.shared(format!("hidden {reach} {kind:?} {positions:?} {mask:?}"), |w| {
-            let keys = match kind {
-                StateKind::Full => w.unsqueeze(&keys, &[0, 1, 2]),
-                StateKind::Rolling => w.unsqueeze(&keys, &[1, 2]),
-            };
+            let keys = if rolling { w.unsqueeze(&keys, &[1, 2]) } else { w.unsqueeze(&keys, &[0, 1, 2]) };
             let positions = w.name(positions);
             let queries = w.unsqueeze(&positions, &[1, 3]);
             let later = w.node("Greater", &[&keys, &queries], &[]);
@@ -259,12 +273,12 @@ impl Writer<'_> {
                 let reach = w.int(i64::try_from(window).unwrap_or(i64::MAX) - 1);
                 w.node("Sub", &[&queries, &reach], &[])
             });
-            let oldest = match (oldest, kind) {
-                (None, StateKind::Full) => return later,
-                (Some(oldest), StateKind::Full) => oldest,
+            let oldest = match (oldest, rolling) {
+                (None, false) => return later,
+                (Some(oldest), false) => oldest,
                 // A row that holds nothing has a negative position.
-                (None, StateKind::Rolling) => w.int(0),
-                (Some(oldest), StateKind::Rolling) => {
+                (None, true) => w.int(0),
+                (Some(oldest), true) => {
                     let zero = w.int(0);
                     w.node("Max", &[&oldest, &zero], &[])
                 }
@@ -272,6 +286,85 @@ impl Writer<'_> {
             let earlier = w.node("Less", &[&keys, &oldest], &[]);
             w.node("Or", &[&later, &earlier], &[])
         }))
+    }
+
+    /// `[B | 1, 1, S | 1, S′]`, true where a key of this call is hidden from a query; `None` if none is.
+    pub(super) fn hidden_in_call(&mut self, node: &Node, mask: AttentionMask) -> Option<String> {
+        let by_index = self.hidden_by_index(node, mask);
+        let by_mask = node.operand(Attention::KEY_MASK).map(|mask| {
+            self.shared(format!("hidden by {mask:?}"), |w| {
+                let name = w.name(mask);
+                if w.program.ty(mask).rank() == 4 {
+                    return w.node("Not", &[&name], &[]);
+                }
+                let zero = w.int(0);
+                let hidden = w.node("Equal", &[&name, &zero], &[]);
+                w.unsqueeze(&hidden, &[1, 2])
+            })
+        });
+        match (by_index, by_mask) {
+            (Some(a), Some(b)) => Some(self.shared(format!("{a} or {b}"), |w| w.node("Or", &[&a, &b], &[]))),
+            (one, None) | (None, one) => one,
+        }
+    }
+
+    /// `[1, 1, S, S′]`, true where a key is hidden from a query by where the two stand in the call.
+    fn hidden_by_index(&mut self, node: &Node, mask: AttentionMask) -> Option<String> {
+        let reach = |keys: u64| i64::try_from(keys).unwrap_or(i64::MAX);
+        let (left, right) = match mask {
+            AttentionMask::Bidirectional => return None,
+            AttentionMask::Causal => (None, 0),
+            AttentionMask::Sliding(window) => (Some(reach(window).saturating_sub(1)), 0),
+            AttentionMask::Band { left, right } => (Some(reach(left)), reach(right)),
+        };
+        let [queries, keys] = [Attention::Q, Attention::K].map(|side| self.indices(operand(node, side)));
+        Some(self.shared(format!("hidden {queries} {keys} {mask:?}"), |w| {
+            let (queries, keys) = (w.unsqueeze(&queries, &[0, 1, 3]), w.unsqueeze(&keys, &[0, 1, 2]));
+            let later = if right == 0 {
+                w.node("Greater", &[&keys, &queries], &[])
+            } else {
+                let right = w.int(right);
+                let last = w.node("Add", &[&queries, &right], &[]);
+                w.node("Greater", &[&keys, &last], &[])
+            };
+            let Some(left) = left else { return later };
+            let left = w.int(left);
+            let first = w.node("Sub", &[&queries, &left], &[]);
+            let earlier = w.node("Less", &[&keys, &first], &[]);
+            w.node("Or", &[&later, &earlier], &[])
+        }))
+    }
+
+    /// Where the rows of `x[B, S, …]` stand, `[S]`.
+    fn indices(&mut self, x: ValueId) -> String {
+        let length = self.program.ty(x).dims[1].clone();
+        let name = self.name(x);
+        self.shared(format!("indices {length}"), |w| {
+            let (zero, one) = (w.int(0), w.int(1));
+            let length = match length.fixed() {
+                Some(length) => w.int(i64::try_from(length).unwrap_or(i64::MAX)),
+                None => w.dim(&name, 1),
+            };
+            w.node("Range", &[&zero, &length, &one], &[])
+        })
+    }
+
+    /// The product of queries and keys that belong to one call, `[B, H, S, S′]`, as weights of the keys: scaled, biased, masked.
+    /// A hidden key gets the lowest finite score on every target: a row of padding hides all keys, and must not become NaN.
+    pub(super) fn weights_in_call(&mut self, node: &Node, op: &Attention, scores: &str) -> Result<String, LowerError> {
+        if node.operand(Attention::SINKS).is_some() {
+            return Err(self.refuse(node, "sinks are lowered over a state only"));
+        }
+        let mut scores = self.scaled(scores, op.scale, op.softcap);
+        if let Some(bias) = node.operand(Attention::BIAS) {
+            let bias = self.operand(bias, "bias");
+            scores = self.node("Add", &[&scores, &bias], &[]);
+        }
+        if let Some(hidden) = self.hidden_in_call(node, op.mask) {
+            let lowest = self.scalar(f32::MIN);
+            scores = self.node("Where", &[&hidden, &lowest, &scores], &[]);
+        }
+        Ok(self.key_weights(&scores, None))
     }
 
     pub(super) fn select(&mut self, node: &Node, op: &Select) {

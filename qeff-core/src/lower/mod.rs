@@ -154,6 +154,11 @@ pub fn lower<'a>(
     }
 }
 
+/// The output that carries the state `name` to the next run.
+pub fn retained_name(name: &str) -> String {
+    format!("{name}_RetainedState")
+}
+
 /// File stem of a lowered program: the architecture, and the program's name unless it is the only one.
 pub fn file_stem(model: &Model, program: &Program) -> String {
     if model.programs.len() == 1 {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use half::bf16;
-use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, Type, ValueId};
+use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, StateKind, Type, ValueId};
 use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type, tensor_shape_proto, type_proto,
@@ -14,7 +14,7 @@ use qeff_plugin_api::onnx::{
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::quantised::{Quantised, Tensors};
-use super::{Initializer, LowerError, Lowered, Options, Target, WeightsAs};
+use super::{Initializer, LowerError, Lowered, Options, Target, WeightsAs, retained_name};
 use crate::weights::clip;
 
 /// Longest list of integers that is written as a constant.
@@ -313,6 +313,12 @@ impl<'a> Writer<'a> {
 
     /// A raw ONNX operator of the program as it stands.
     pub(super) fn onnx(&mut self, node: &Node, op: &OnnxOp) {
+        if let ("", "Constant", Some(AttrValue::Ints(ints)), [output]) =
+            (op.domain.as_str(), op.op_type.as_str(), op.attrs.get("value_ints"), &node.outputs[..])
+        {
+            let name = self.ints(ints);
+            return self.bind(*output, name);
+        }
         // Operands of the standard operator that carries named weights; any other weight is called by its place.
         let names: &[&str] = if op.op_type == "LayerNormalization" { &["x", "weight", "bias"] } else { &[] };
         let mut input = Vec::with_capacity(node.operands.len());
@@ -327,7 +333,17 @@ impl<'a> Writer<'a> {
             self.bind(value, text.clone());
             output.push(text);
         }
-        let attribute = op.attrs.iter().map(|(key, value)| onnx_attribute(key, value)).collect();
+        let mut attrs = op.attrs.clone();
+        // Axes of these became an operand between the operator sets of the two targets.
+        let axes_are_operand = match (op.domain.as_str(), op.op_type.as_str()) {
+            ("", "ReduceSum") => true,
+            ("", "ReduceMean" | "ReduceMax" | "ReduceMin") => self.target == Target::Cpu,
+            _ => false,
+        };
+        if axes_are_operand && let Some(AttrValue::Ints(axes)) = attrs.remove("axes") {
+            input.push(self.ints(&axes));
+        }
+        let attribute = attrs.iter().map(|(key, value)| onnx_attribute(key, value)).collect();
         let (op_type, domain) = (op.op_type.clone(), op.domain.clone());
         self.nodes.push(NodeProto { name, op_type, domain, input, output, attribute });
     }
@@ -450,6 +466,10 @@ impl<'a> Writer<'a> {
         }
         for ((_, state), last) in program.states().zip(program.retained()) {
             for (&version, name) in last.iter().zip(&state.names) {
+                // What nobody writes stays where the host has it, unless a card has it.
+                if self.target == Target::Cpu && state.kind == StateKind::Row {
+                    continue;
+                }
                 let name = retained_name(name);
                 self.put_out(version, &name);
                 output.push(value_info(&name, program.ty(version), program.act));
@@ -488,11 +508,6 @@ impl<'a> Writer<'a> {
             });
         }
     }
-}
-
-/// The output that carries a state to the next run.
-pub(super) fn retained_name(state: &str) -> String {
-    format!("{state}_RetainedState")
 }
 
 /// `model.layers.3.self_attn` → `/model/layers.3/self_attn`: an index stays with the name before it.

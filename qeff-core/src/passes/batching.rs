@@ -8,7 +8,7 @@
 //! operator on a state would be, but the validator admits none.
 
 use qeff_plugin_api::Elem;
-use qeff_plugin_api::graph::{Dim, Model, Role, Type};
+use qeff_plugin_api::graph::{Attention, Dim, Model, NodeId, Op, Program, Role, StateRead, StateWrite, Type};
 
 use super::{PassReport, Refusal};
 
@@ -27,11 +27,16 @@ pub(super) fn apply(model: &mut Model) -> Result<PassReport, Refusal> {
     let mut report = PassReport::new(PASS);
     let (batch, slots) = (Dim::symbol("batch_size"), Dim::symbol("full_batch_size"));
     for program in &mut model.programs {
-        let mut states = 0;
+        let (mut states, mut users) = (0, vec![]);
+        for id in program.node_ids() {
+            if touches(program, id, &batch) {
+                users.push(id);
+            }
+        }
         // Every version of a state has the state's type.
         let versions: Vec<_> = program.values().map(|(id, _)| id).filter(|&id| program.version(id).is_some()).collect();
         for version in versions {
-            let lead = &mut program.ty_mut(version).dims[0];
+            let Some(lead) = program.ty_mut(version).dims.first_mut() else { continue };
             if *lead == batch {
                 *lead = slots.clone();
                 states += 1;
@@ -39,15 +44,25 @@ pub(super) fn apply(model: &mut Model) -> Result<PassReport, Refusal> {
         }
         let ty = Type::new(Elem::I64, [batch.clone(), Dim::Fixed(1)]);
         let index = program.add_input("batch_index", Role::BatchIndex, ty);
-        let mut users = 0;
-        for id in program.node_ids() {
+        for &id in &users {
             let node = program.node_mut(id);
             if let Some(operand) = node.op.batch_index(node.outputs.len()) {
                 node.set_operand(operand, Some(index));
-                users += 1;
             }
         }
-        report.did.push(format!("{states} state versions per slot, {users} operators by batch index"));
+        report.did.push(format!("{states} state versions per slot, {} operators by batch index", users.len()));
     }
     Ok(report)
+}
+
+/// Whether a node touches a state that has a slot for each row of a call.
+fn touches(program: &Program, id: NodeId, batch: &Dim) -> bool {
+    let node = program.node(id);
+    let state = match &node.op {
+        Op::StateWrite(_) => node.operand(StateWrite::part(0)),
+        Op::StateRead(_) => node.operand(StateRead::PART),
+        Op::Attention(_) => node.operand(Attention::K),
+        _ => None,
+    };
+    state.is_some_and(|part| program.version(part).is_some() && program.ty(part).dims.first() == Some(batch))
 }

@@ -42,7 +42,7 @@ pub use error::{ParseError, ParseErrorKind};
 pub use parse::parse;
 pub use print::print;
 
-use qeff_plugin_api::graph::{Attention, Select};
+use qeff_plugin_api::graph::{Attention, Select, StateRead};
 
 /// Labels of the optional operands of `Attention`, in the order in which they are written.
 const ATTENTION_OPTIONAL: &[(&str, usize)] = &[
@@ -51,7 +51,11 @@ const ATTENTION_OPTIONAL: &[(&str, usize)] = &[
     ("batch", Attention::BATCH_INDEX),
     ("sinks", Attention::SINKS),
     ("context", Attention::CONTEXT),
+    ("bias", Attention::BIAS),
 ];
+
+/// Labels of the optional operands of `StateRead`.
+const STATE_READ_OPTIONAL: &[(&str, usize)] = &[("batch", StateRead::BATCH_INDEX)];
 
 /// Labels of the optional operands of `Select`.
 const SELECT_OPTIONAL: &[(&str, usize)] = &[("keep", Select::KEEP)];

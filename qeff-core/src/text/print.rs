@@ -114,9 +114,9 @@ impl<'p> Printer<'p> {
                     self.name_version(value, format!("%{label}"), 0)
                 });
                 let labels = results(labels.collect());
-                let rolling = match state.kind {
-                    StateKind::Full => "",
-                    StateKind::Rolling => " rolling",
+                let kind = match state.kind {
+                    StateKind::Full => String::new(),
+                    kind => format!(" {}", kind.name()),
                 };
                 let names = joined(state.names.iter().map(|name| spell::name(name).into_owned()));
                 // The parts of one state nearly always agree; one type then stands for all.
@@ -124,7 +124,7 @@ impl<'p> Printer<'p> {
                 let ty =
                     if alike { self.types(&state.parts[..state.parts.len().min(1)]) } else { self.types(&state.parts) };
                 let slot = spell::name(&state.slot);
-                let _ = writeln!(self.out, "  {labels} = State {slot}{rolling} names({names}){ty}");
+                let _ = writeln!(self.out, "  {labels} = State {slot}{kind} names({names}){ty}");
             }
         }
     }
@@ -207,6 +207,7 @@ impl<'p> Printer<'p> {
                 format!("({old}) <- ({new})")
             }
             Op::Attention(_) => first(3),
+            Op::StateRead(_) => first(1),
             Op::Select(_) => first(2),
             _ => all,
         };
@@ -214,9 +215,14 @@ impl<'p> Printer<'p> {
         let optional: &[(&str, usize)] = match &node.op {
             Op::StateWrite(_) => {
                 let parts = node.outputs.len();
-                &[("at", StateWrite::positions(parts)), ("batch", StateWrite::batch_index(parts))]
+                &[
+                    ("at", StateWrite::positions(parts)),
+                    ("batch", StateWrite::batch_index(parts)),
+                    ("if", StateWrite::guard(parts)),
+                ]
             }
             Op::Attention(_) => super::ATTENTION_OPTIONAL,
+            Op::StateRead(_) => super::STATE_READ_OPTIONAL,
             Op::Select(_) => super::SELECT_OPTIONAL,
             _ => &[],
         };
@@ -322,6 +328,7 @@ fn attributes(op: &Op) -> String {
         }
     };
     match op {
+        Op::StateRead(_) => {}
         Op::StateWrite(write) => put(write.repeat != 1, format!("repeat {}", write.repeat)),
         Op::Embedding(embedding) => {
             put(embedding.scale != 1.0, format!("scale {:?}", embedding.scale));
@@ -347,6 +354,7 @@ fn attributes(op: &Op) -> String {
                     AttentionMask::Causal => "causal".into(),
                     AttentionMask::Sliding(window) => format!("sliding({window})"),
                     AttentionMask::Bidirectional => "bidirectional".into(),
+                    AttentionMask::Band { left, right } => format!("band({left}, {right})"),
                 },
             );
             put(true, format!("scale {:?}", attention.scale));

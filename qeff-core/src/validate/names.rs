@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use qeff_plugin_api::DType;
-use qeff_plugin_api::graph::{Declaration, Dim, Op, Role};
+use qeff_plugin_api::graph::{Declaration, Dim, Op, Role, StateKind};
 
 use super::{Problem, Report};
 
@@ -115,11 +115,11 @@ fn states(report: &mut Report<'_, '_>) {
     for (_, state) in program.states() {
         for (part, &value) in state.parts.iter().enumerate() {
             let ty = program.ty(value);
-            let fits = ty.rank() == 4
+            let rows = ty.rank() == 4
                 && ty.dims[1].fixed().is_some()
                 && ty.dims[2].fixed().is_none()
                 && ty.dims[3].fixed().is_some();
-            if !fits {
+            if !rows && state.kind != StateKind::Row {
                 report.at(format!("State {}", state.slot), Problem::StateType { part, found: ty.clone() });
             }
         }

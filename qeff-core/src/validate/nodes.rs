@@ -5,7 +5,8 @@
 //! operator would see the buffer at a moment that nobody promised.
 
 use qeff_plugin_api::graph::{
-    Attention, Def, ExpertActivation, Experts, Node, NodeId, Op, Role, Select, SlotId, StateWrite, Type, ValueId,
+    Attention, AttentionMask, Def, ExpertActivation, Experts, Node, NodeId, Op, Role, Select, SlotId, StateKind,
+    StateRead, StateWrite, Type, ValueId,
 };
 use qeff_plugin_api::infer::{Mismatch, infer};
 
@@ -64,11 +65,12 @@ fn types(report: &Report<'_, '_>, node: &Node) -> Vec<Problem> {
             }
             usize::MAX
         }
-        Op::StateWrite(_) => StateWrite::batch_index(node.outputs.len()) + 1,
+        Op::StateWrite(_) => StateWrite::guard(node.outputs.len()) + 1,
+        Op::StateRead(_) => StateRead::BATCH_INDEX + 1,
         Op::Embedding(_) | Op::RmsNorm(_) => 2,
         Op::Linear(_) => 3,
         Op::Rotary(_) => 4,
-        Op::Attention(_) => Attention::CONTEXT + 1,
+        Op::Attention(_) => Attention::BIAS + 1,
         Op::Experts(_) => Experts::DOWN_BIAS + 1,
         Op::Select(_) => Select::KEEP + 1,
     };
@@ -145,6 +147,7 @@ fn states(report: &Report<'_, '_>, node: &Node, versions: &mut Versions) -> Vec<
     let doors = match &node.op {
         Op::StateWrite(_) => 0..node.outputs.len(),
         Op::Attention(_) => Attention::K..Attention::V + 1,
+        Op::StateRead(_) => StateRead::PART..StateRead::PART + 1,
         _ => 0..0,
     };
     for operand in (0..node.operands.len()).filter(|operand| !doors.contains(operand)) {
@@ -154,12 +157,25 @@ fn states(report: &Report<'_, '_>, node: &Node, versions: &mut Versions) -> Vec<
     }
     match &node.op {
         Op::StateWrite(_) => found.extend(write(report, node, versions)),
-        Op::Attention(_) => {
+        Op::StateRead(_) => match versions.operand(node, StateRead::PART) {
+            Some(version) => {
+                found.extend(versions.stale(report, StateRead::PART, version));
+                found.extend(door(report, node, version.slot, |kind| !kind.has_positions()));
+            }
+            None => found.push(Problem::NoState { operand: StateRead::PART }),
+        },
+        Op::Attention(attention) => {
             let sides = [Attention::K, Attention::V].map(|operand| (operand, versions.operand(node, operand)));
             match (sides[0].1, sides[1].1) {
                 (None, None) => {}
                 (Some(k), Some(v)) if k.slot == v.slot => {
                     found.extend(sides.into_iter().filter_map(|(i, version)| versions.stale(report, i, version?)));
+                    let whole = attention.mask == AttentionMask::Bidirectional;
+                    found.extend(door(report, node, k.slot, |kind| match kind {
+                        StateKind::Full | StateKind::Rolling => true,
+                        StateKind::Fill => whole,
+                        StateKind::Row => false,
+                    }));
                 }
                 (k, v) => {
                     let found_text = format!("{} and {}", describe(report, k), describe(report, v));
@@ -170,6 +186,13 @@ fn states(report: &Report<'_, '_>, node: &Node, versions: &mut Versions) -> Vec<
         _ => {}
     }
     found
+}
+
+/// What is wrong if a node touches a state of a kind that it cannot.
+fn door(report: &Report<'_, '_>, node: &Node, slot: SlotId, takes: impl Fn(StateKind) -> bool) -> Option<Problem> {
+    let state = report.program.state(slot);
+    let (slot, kind) = (state.slot.clone(), state.kind.name());
+    (!takes(state.kind)).then(|| Problem::Kind { slot, kind, op: node.op.name().to_owned() })
 }
 
 /// Checks a write and makes the new versions.
@@ -185,6 +208,15 @@ fn write(report: &Report<'_, '_>, node: &Node, versions: &mut Versions) -> Vec<P
         return vec![Problem::WriteParts { expected, found: format!("({found})") }];
     }
     let mut found = vec![];
+    if let Some(slot) = slot {
+        let by_position = node.operand(StateWrite::positions(parts)).is_some();
+        let guarded = node.operand(StateWrite::guard(parts)).is_some();
+        found.extend(door(report, node, slot, |kind| match kind {
+            StateKind::Full | StateKind::Rolling => by_position && !guarded,
+            StateKind::Fill => !by_position,
+            StateKind::Row => false,
+        }));
+    }
     for (part, version) in written.into_iter().flatten().enumerate() {
         let stale = versions.stale(report, part, version);
         let current = &mut versions.current[version.slot.index()][part];

@@ -200,6 +200,22 @@ pub enum Problem {
         /// The state.
         slot: String,
     },
+    /// A state of a kind that the operator does not take, or not with these operands.
+    #[error("`{slot}` is a {kind} state, which {op} does not take with these operands")]
+    Kind {
+        /// The state.
+        slot: String,
+        /// Its kind.
+        kind: &'static str,
+        /// The operator.
+        op: String,
+    },
+    /// A read of something that is no state.
+    #[error("operand {operand}: expected a version of a state, found another value")]
+    NoState {
+        /// Index of the operand.
+        operand: usize,
+    },
     /// A write has something else where the parts of a state belong.
     #[error("expected the {expected} parts of one state in order, found {found}")]
     WriteParts {

@@ -32,3 +32,36 @@ pub fn attention<'g>(at: Scope<'g>, q: Value<'g>, slot: Slot<'g>, positions: Val
     let op = Op::Attention(Attention { scale: how.scale, mask: how.mask, softcap: how.softcap });
     at.node(op, &[Some(q), parts.first().copied(), parts.get(1).copied(), Some(positions), None, None, sinks])
 }
+
+/// What differs between families whose keys and values belong to the call.
+#[derive(Clone, Copy)]
+pub struct InCall<'g> {
+    /// Factor on query · key, usually `width^-0.5`.
+    pub scale: f32,
+    /// Which keys a query sees, by index.
+    pub mask: AttentionMask,
+    /// Which keys are there at all ([`Attention::KEY_MASK`]).
+    pub key_mask: Option<Value<'g>>,
+    /// What is added to the scores ([`Attention::BIAS`]).
+    pub bias: Option<Value<'g>>,
+}
+
+impl<'g> InCall<'g> {
+    /// Every query sees every key.
+    pub fn all(scale: f32) -> Self {
+        InCall { scale, mask: AttentionMask::Bidirectional, key_mask: None, bias: None }
+    }
+}
+
+/// Queries `[B, S, H, D]` against keys and values `[B, S′, Hk, D]` of the same call: `[B, S, H·D]`.
+pub fn attention_in_call<'g>(at: Scope<'g>, q: Value<'g>, [k, v]: [Value<'g>; 2], how: InCall<'g>) -> Value<'g> {
+    let op = Op::Attention(Attention { scale: how.scale, mask: how.mask, softcap: 0.0 });
+    at.node(op, &[Some(q), Some(k), Some(v), None, how.key_mask, None, None, None, how.bias])
+}
+
+/// Queries `[B, S, H, D]` against all that a slot holds which is written as a whole: `[B, S, H·D]`.
+pub fn cross_attention<'g>(at: Scope<'g>, q: Value<'g>, slot: Slot<'g>, scale: f32) -> Value<'g> {
+    let parts = slot.current();
+    let op = Op::Attention(Attention { scale, mask: AttentionMask::Bidirectional, softcap: 0.0 });
+    at.node(op, &[Some(q), parts.first().copied(), parts.get(1).copied()])
+}

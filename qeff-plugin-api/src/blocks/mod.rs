@@ -16,7 +16,7 @@ pub mod norm;
 pub mod rope;
 
 pub use act::Activation;
-pub use attention::{Attn, attention};
+pub use attention::{Attn, InCall, attention, attention_in_call, cross_attention};
 pub use decoder::{Decoder, Layer};
 pub use embed::embed;
 pub use linear::{Bias, Linear, linear};

@@ -9,6 +9,7 @@
 
 mod error;
 mod gguf;
+mod ops;
 mod slot;
 
 pub use error::{BuildError, BuildErrorKind};
@@ -17,9 +18,9 @@ pub use slot::{Kv, Slot};
 
 use std::cell::RefCell;
 
-use crate::graph::{AttrValue, Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, StateKind, Type, ValueId};
+use crate::graph::{Dim, OnnxOp, Op, Program, Role, ScopeId, SlotId, StateKind, Type, ValueId};
 use crate::infer::infer;
-use crate::{DType, Elem, TensorIndex, WeightExpr};
+use crate::{Elem, TensorIndex, WeightExpr};
 
 /// Builds one [`Program`]; see the module documentation.
 pub struct GraphBuilder<'r> {
@@ -172,6 +173,15 @@ impl<'g> GraphBuilder<'g> {
         self.input("position_ids", Role::Positions, Elem::I64, ["batch_size".into(), "seq_len".into()])
     }
 
+    /// Declares a state: what its rows mean, and name and type of each part.
+    pub fn state(&'g self, slot: &str, kind: StateKind, parts: impl IntoIterator<Item = (String, Type)>) -> Slot<'g> {
+        let mut state = self.state.borrow_mut();
+        let id = state.program.add_state(slot, kind, parts.into_iter().collect());
+        let versions = state.program.state(id).parts.clone();
+        state.versions.push(versions);
+        Slot { builder: self, id }
+    }
+
     /// Declares one key-value slot a layer.
     pub fn kv_all(&'g self, layers: u64, kv: Kv) -> Vec<Slot<'g>> {
         (0..layers).map(|layer| self.kv(layer, kv)).collect()
@@ -181,18 +191,14 @@ impl<'g> GraphBuilder<'g> {
     /// `sliding_window`, those of a full one along `ctx_len`.
     pub fn kv(&'g self, layer: u64, kv: Kv) -> Slot<'g> {
         let rows = match kv.kind {
-            StateKind::Full => "ctx_len",
             StateKind::Rolling => "sliding_window",
+            _ => "ctx_len",
         };
         let dims =
             |dim: u64| Type::new(Elem::Act, ["batch_size".into(), Dim::Fixed(kv.heads), rows.into(), Dim::Fixed(dim)]);
         let parts =
             vec![(format!("past_key.{layer}"), dims(kv.key_dim)), (format!("past_value.{layer}"), dims(kv.value_dim))];
-        let mut state = self.state.borrow_mut();
-        let id = state.program.add_state(format!("kv.{layer}"), kv.kind, parts);
-        let versions = state.program.state(id).parts.clone();
-        state.versions.push(versions);
-        Slot { builder: self, id }
+        self.state(&format!("kv.{layer}"), kv.kind, parts)
     }
 
     /// Names an output.
@@ -343,86 +349,6 @@ impl<'g> Scope<'g> {
             return None;
         }
         value.id
-    }
-
-    // --- standard ONNX, one line each
-
-    fn onnx(self, op_type: &str, operands: &[Value<'g>], attrs: &[(&str, AttrValue)]) -> Value<'g> {
-        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        let op = Op::Onnx(OnnxOp { domain: String::new(), op_type: op_type.to_owned(), attrs });
-        self.node(op, &operands.iter().copied().map(Some).collect::<Vec<_>>())
-    }
-
-    /// A number everywhere.
-    pub fn scalar(self, value: f32) -> Value<'g> {
-        self.weight(WeightExpr::Fill { value, shape: vec![] })
-    }
-
-    /// A whole number as a list of one, which is how operators take sizes; at most 2²⁴.
-    pub fn integer(self, value: u32) -> Value<'g> {
-        let expr = WeightExpr::Fill { value: value as f32, shape: vec![1] };
-        let id = self.builder.state.borrow_mut().program.add_weight(expr, Type::new(Elem::I64, [Dim::Fixed(1)]));
-        Value { builder: self.builder, id: Some(id) }
-    }
-
-    /// The `count` largest numbers along the last axis of `x[…, n]`, largest first, and where they stand: `[…, count]` each.
-    pub fn top(self, x: Value<'g>, count: u32) -> [Value<'g>; 2] {
-        let failed = Value { builder: self.builder, id: None };
-        let Some(mut values) = x.ty().filter(|ty| ty.rank() > 0) else { return [failed; 2] };
-        let last = values.rank() - 1;
-        values.dims[last] = Dim::Fixed(count.into());
-        let places = values.with_elem(Elem::I64);
-        let attrs = [("axis".to_owned(), AttrValue::Int(-1))].into();
-        let op = OnnxOp { domain: String::new(), op_type: "TopK".to_owned(), attrs };
-        let found = self.onnx_typed(op, &[Some(x), Some(self.integer(count))], vec![values, places]);
-        found.try_into().unwrap_or([failed; 2])
-    }
-
-    /// `e^x / Σ e^x` over the last axis.
-    pub fn softmax(self, x: Value<'g>) -> Value<'g> {
-        self.onnx("Softmax", &[x], &[("axis", AttrValue::Int(-1))])
-    }
-
-    /// `a + b`.
-    pub fn add(self, a: Value<'g>, b: Value<'g>) -> Value<'g> {
-        self.onnx("Add", &[a, b], &[])
-    }
-
-    /// `a · b`.
-    pub fn mul(self, a: Value<'g>, b: Value<'g>) -> Value<'g> {
-        self.onnx("Mul", &[a, b], &[])
-    }
-
-    /// `a · factor`.
-    pub fn scale(self, a: Value<'g>, factor: f32) -> Value<'g> {
-        self.mul(a, self.scalar(factor))
-    }
-
-    /// `a / b`.
-    pub fn div(self, a: Value<'g>, b: Value<'g>) -> Value<'g> {
-        self.onnx("Div", &[a, b], &[])
-    }
-
-    /// `a ^ exponent`.
-    pub fn pow(self, a: Value<'g>, exponent: f32) -> Value<'g> {
-        self.onnx("Pow", &[a, self.scalar(exponent)], &[])
-    }
-
-    /// A unary operator without attributes: `Sigmoid`, `Tanh`, `Erf`, `Relu` …
-    pub fn unary(self, op_type: &str, x: Value<'g>) -> Value<'g> {
-        self.onnx(op_type, &[x], &[])
-    }
-
-    /// Layer normalisation over the last axis, statistics in f32.
-    pub fn layer_norm(self, x: Value<'g>, weight: Value<'g>, bias: Option<Value<'g>>, eps: f32) -> Value<'g> {
-        let mut operands = vec![x, weight];
-        operands.extend(bias);
-        self.onnx("LayerNormalization", &operands, &[("axis", AttrValue::Int(-1)), ("epsilon", AttrValue::Float(eps))])
-    }
-
-    /// The same numbers in another element type.
-    pub fn cast(self, x: Value<'g>, to: DType) -> Value<'g> {
-        self.onnx("Cast", &[x], &[("to", AttrValue::DType(to))])
     }
 }
 

@@ -3,7 +3,7 @@
 //! The builder keeps each slot's current version, so a description cannot read a version that was already replaced.
 
 use super::{GraphBuilder, Scope, Value};
-use crate::graph::{Op, SlotId, StateKind, StateWrite};
+use crate::graph::{Op, SlotId, StateKind, StateRead, StateWrite};
 
 /// Shape of a key-value slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,26 @@ impl<'g> Slot<'g> {
     pub fn write(self, at: Scope<'g>, new: [Value<'g>; 2], positions: Value<'g>) {
         let parts = self.current();
         let operands: Vec<_> = parts.into_iter().chain(new).chain([positions]).map(Some).collect();
-        let outputs = at.nodes(Op::StateWrite(StateWrite::default()), &operands);
+        self.written(at.nodes(Op::StateWrite(StateWrite::default()), &operands));
+    }
+
+    /// What a part of a state without positions holds now, as a value for any operator.
+    pub fn read(self, at: Scope<'g>, part: usize) -> Value<'g> {
+        match self.current().get(part) {
+            Some(&part) => at.node(Op::StateRead(StateRead), &[Some(part)]),
+            None => Value { builder: self.builder, id: None },
+        }
+    }
+
+    /// Replaces each part by `[B, S, heads, dim]`, where `guard` holds; without one, always. For a state that is written as a
+    /// whole.
+    pub fn fill(self, at: Scope<'g>, new: [Value<'g>; 2], guard: Option<Value<'g>>) {
+        let parts = self.current();
+        let operands = parts.into_iter().chain(new).map(Some).chain([None, None, guard]);
+        self.written(at.nodes(Op::StateWrite(StateWrite::default()), &operands.collect::<Vec<_>>()));
+    }
+
+    fn written(self, outputs: Vec<Value<'g>>) {
         if outputs.len() == 2 {
             self.builder.advance(self.id, outputs.into_iter().filter_map(|value| value.id).collect());
         }

@@ -13,7 +13,7 @@ mod ty;
 
 pub use op::{
     Attention, AttentionMask, AttrValue, Embedding, ExpertActivation, Experts, Linear, NegativeIds, NormProduct,
-    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateWrite, Weigh,
+    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateRead, StateWrite, Weigh,
 };
 pub use program::{Declaration, Def, Input, Node, Output, Program, State, StateKind, ValueData, Version};
 pub use ty::{Dim, Symbol, Type};
@@ -59,8 +59,16 @@ pub enum Role {
     Tokens,
     /// Absolute position of each token, `i64[batch, seq]`; −1 marks padding.
     Positions,
-    /// Encoder attention mask.
+    /// Which tokens of a text are no padding, `i64[batch, seq]`.
     Mask,
+    /// What an audio encoder takes: samples, or their spectrum.
+    Features,
+    /// What an image encoder takes.
+    Pixels,
+    /// Which row of an image encoder's patches stands where in what it puts out.
+    Packing,
+    /// A counter that an output of this role hands to the next call.
+    Carry,
     /// State slot of each batch row, `i64[batch, 1]`.
     BatchIndex,
     /// How many logits rows to keep, by the length of its first axis.
@@ -73,6 +81,10 @@ pub enum Role {
     Hidden,
     /// One pooled vector a row.
     Pooled,
+    /// Scores over the classes of a text.
+    Classes,
+    /// What an encoder hands to the embedding layer of another program.
+    Embeds,
 }
 
 impl Role {
@@ -81,12 +93,18 @@ impl Role {
         (Role::Tokens, "tokens"),
         (Role::Positions, "positions"),
         (Role::Mask, "mask"),
+        (Role::Features, "features"),
+        (Role::Pixels, "pixels"),
+        (Role::Packing, "packing"),
+        (Role::Carry, "carry"),
         (Role::BatchIndex, "batch_index"),
         (Role::Keep, "keep"),
         (Role::Context, "context"),
         (Role::Logits, "logits"),
         (Role::Hidden, "hidden"),
         (Role::Pooled, "pooled"),
+        (Role::Classes, "classes"),
+        (Role::Embeds, "embeds"),
     ];
 
     /// The word that text forms use.
@@ -107,20 +125,35 @@ pub enum Task {
     CausalLm,
     /// Hidden states of a whole text.
     Encoder,
+    /// One class of several for a whole text, or a score.
+    SequenceClassification,
+    /// A label for each frame of a sound.
+    Ctc,
+    /// Text from a sound.
+    SpeechToText,
+    /// Text from images and text.
+    ImageTextToText,
 }
 
 impl Task {
+    /// Every task with the word that text forms use.
+    pub const ALL: &'static [(Task, &'static str)] = &[
+        (Task::CausalLm, "causal_lm"),
+        (Task::Encoder, "encoder"),
+        (Task::SequenceClassification, "sequence_classification"),
+        (Task::Ctc, "ctc"),
+        (Task::SpeechToText, "speech_to_text"),
+        (Task::ImageTextToText, "image_text_to_text"),
+    ];
+
     /// The word that text forms use.
     pub fn name(self) -> &'static str {
-        match self {
-            Task::CausalLm => "causal_lm",
-            Task::Encoder => "encoder",
-        }
+        Self::ALL.iter().find(|(task, _)| *task == self).map_or("", |(_, name)| name)
     }
 
     /// The task of a word.
     pub fn from_name(name: &str) -> Option<Task> {
-        [Task::CausalLm, Task::Encoder].into_iter().find(|task| task.name() == name)
+        Self::ALL.iter().find(|(_, word)| *word == name).map(|(task, _)| *task)
     }
 }
 
@@ -167,7 +200,9 @@ impl Model {
 
     /// The version of domain `qeff` that a reader must know: that of the newest thing in use, not of the crate that wrote it.
     pub fn since(&self) -> i64 {
-        self.programs.iter().flat_map(Program::nodes).map(|(_, node)| node.since()).max().unwrap_or(1)
+        let nodes = self.programs.iter().flat_map(Program::nodes).map(|(_, node)| node.since());
+        let states = self.programs.iter().flat_map(Program::states).map(|(_, state)| state.since());
+        nodes.chain(states).max().unwrap_or(1)
     }
 
     /// Names of every stored tensor that any program reads.

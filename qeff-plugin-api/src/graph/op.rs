@@ -3,8 +3,6 @@
 //! An operator is in the domain if a pass must find or edit it, or if the targets spell it differently; all else is
 //! standard ONNX. Operands are positional; an absent optional operand is `None`. The constants on each operator name the
 //! positions, so no pass counts.
-//!
-//! Of the ten operators of the design, `StateRead` comes with the first family that needs it.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +11,10 @@ use crate::DType;
 /// What a node does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
-    /// `(part…, new…, positions?, batch_index?) -> part′…`: a new version of a state.
+    /// `(part…, new…, positions?, batch_index?, guard?) -> part′…`: a new version of a state.
     StateWrite(StateWrite),
+    /// `(part, batch_index?) -> value`: what a state without positions holds, for operators that know no states.
+    StateRead(StateRead),
     /// `(ids, table) -> rows`.
     Embedding(Embedding),
     /// `(x, weight[out, in], bias?) -> x·Wᵀ + b`.
@@ -23,7 +23,7 @@ pub enum Op {
     RmsNorm(RmsNorm),
     /// `(x[B,S,h,D], cos, sin, positions) -> x′`.
     Rotary(Rotary),
-    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?, sinks?, context?) -> o[B,S,H·D]`.
+    /// `(q[B,S,H,D], k, v, positions?, key_mask?, batch_index?, sinks?, context?, bias?) -> o[B,S,H·D]`.
     Attention(Attention),
     /// `(x[…, N], ids[…, K], weights[…, K], gate?, up, down, gate_bias?, up_bias?, down_bias?) -> y[…, N]`.
     Experts(Experts),
@@ -34,7 +34,8 @@ pub enum Op {
 }
 
 /// See [`Op::StateWrite`]. Row `s` of `new[B, S, heads, dim]` goes to slot position `positions[b, s]`; position −1
-/// writes nothing that a valid position can read.
+/// writes nothing that a valid position can read. A [`StateKind::Fill`](super::StateKind::Fill) state has no positions: it
+/// becomes `new` where the guard holds, and stays as it is where not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateWrite {
     /// Each head is written this often, interleaved: head `j` to `j·repeat … j·repeat + repeat − 1`.
@@ -67,6 +68,22 @@ impl StateWrite {
     pub fn batch_index(parts: usize) -> usize {
         2 * parts + 1
     }
+
+    /// Operand of the guard of a write of `parts` parts, a `bool[]`.
+    pub fn guard(parts: usize) -> usize {
+        2 * parts + 2
+    }
+}
+
+/// See [`Op::StateRead`]. Only for states that have no positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateRead;
+
+impl StateRead {
+    /// Operand: the newest version of a part.
+    pub const PART: usize = 0;
+    /// Operand, optional: state slot of each row, `i64[B, 1]`.
+    pub const BATCH_INDEX: usize = 1;
 }
 
 /// See [`Op::Embedding`]: `y = scale · table[ids + offset]`.
@@ -172,6 +189,9 @@ pub enum RotaryLayout {
 
 /// See [`Op::Attention`]. Query head `h` reads kv head `h / (H / Hk)`. Keys and values are the parts of one state, or
 /// tensors `[B, S′, Hk, D]` of this call.
+///
+/// Over a state of positions, masks go by positions; over tensors of this call by index, and there are no positions. A
+/// [`StateKind::Fill`](super::StateKind::Fill) state is read as a whole, so the mask is [`AttentionMask::Bidirectional`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
     /// Factor on query · key.
@@ -191,7 +211,8 @@ impl Attention {
     pub const V: usize = 2;
     /// Operand, optional: positions of the queries, `i64[B, S]`.
     pub const POSITIONS: usize = 3;
-    /// Operand, optional, without a state only: `[B, S′]`, 0 hides a key.
+    /// Operand, optional, without a state only: `i64[B, S′]`, 0 hides a key; or `bool[B | 1, 1, S, S′]`, false hides one from
+    /// a query.
     pub const KEY_MASK: usize = 4;
     /// Operand, optional: state slot of each row, `i64[B, 1]`.
     pub const BATCH_INDEX: usize = 5;
@@ -201,6 +222,8 @@ impl Attention {
     /// Operand, optional, with a full state only: `i64[N]`, whose length is how many rows of the state are read, the first
     /// ones. No query may be later than that.
     pub const CONTEXT: usize = 7;
+    /// Operand, optional, without a state only: added to the scores, `[B | 1, H | 1, S, S′]`. Not together with a soft cap.
+    pub const BIAS: usize = 8;
 }
 
 /// Which keys a query sees, by position.
@@ -212,6 +235,13 @@ pub enum AttentionMask {
     Sliding(u64),
     /// All keys.
     Bidirectional,
+    /// Keys at most so far before and after the query, without a state only.
+    Band {
+        /// Keys before the query.
+        left: u64,
+        /// Keys after it.
+        right: u64,
+    },
 }
 
 /// See [`Op::Experts`]: `y = Σⱼ weights[j] · expert(ids[j], x)` over the K experts that a token was sent to, where an expert
@@ -335,6 +365,7 @@ impl Op {
     pub fn name(&self) -> &str {
         match self {
             Op::StateWrite(_) => "StateWrite",
+            Op::StateRead(_) => "StateRead",
             Op::Embedding(_) => "Embedding",
             Op::Linear(_) => "Linear",
             Op::RmsNorm(_) => "RmsNorm",
@@ -351,6 +382,7 @@ impl Op {
     pub fn batch_index(&self, outputs: usize) -> Option<usize> {
         match self {
             Op::StateWrite(_) => Some(StateWrite::batch_index(outputs)),
+            Op::StateRead(_) => Some(StateRead::BATCH_INDEX),
             Op::Attention(_) => Some(Attention::BATCH_INDEX),
             _ => None,
         }

@@ -46,6 +46,37 @@ pub enum StateKind {
     /// A row is lost once a position that shares it is written, also to queries that were written in the same call. So reads
     /// are exact only if the length is at least [`Program::window`] and the width of the widest call, less one.
     Rolling,
+    /// As [`Self::Full`] in shape, but written as a whole or not at all, and read as a whole: the keys and values that a
+    /// decoder makes once of what an encoder puts out.
+    Fill,
+    /// Any shape without an axis of positions. One that is never written stays what the host made it, such as what an image
+    /// encoder put out.
+    Row,
+}
+
+impl StateKind {
+    /// Every kind with the word that text forms use.
+    pub const ALL: &'static [(StateKind, &'static str)] = &[
+        (StateKind::Full, "full"),
+        (StateKind::Rolling, "rolling"),
+        (StateKind::Fill, "fill"),
+        (StateKind::Row, "row"),
+    ];
+
+    /// The word that text forms use.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    }
+
+    /// The kind of a word.
+    pub fn from_name(name: &str) -> Option<StateKind> {
+        Self::ALL.iter().find(|(_, word)| *word == name).map(|(kind, _)| *kind)
+    }
+
+    /// Whether positions say which rows are written.
+    pub fn has_positions(self) -> bool {
+        matches!(self, StateKind::Full | StateKind::Rolling)
+    }
 }
 
 /// What stays on the device between two runs. Prints as input `X` and output `X_RetainedState` for each name.
@@ -57,8 +88,15 @@ pub struct State {
     pub kind: StateKind,
     /// Emitted name of each part, e.g. `past_key.3`, `past_value.3`.
     pub names: Vec<String>,
-    /// The part values, before any write. Each is `[lead, heads, axis, dim]`.
+    /// The part values, before any write. Each is `[lead, heads, axis, dim]`, or anything in a [`StateKind::Row`].
     pub parts: Vec<ValueId>,
+}
+
+impl State {
+    /// The version of domain `qeff` in which such a state appeared.
+    pub fn since(&self) -> i64 {
+        if self.kind.has_positions() { 1 } else { 3 }
+    }
 }
 
 /// Where a value comes from.
@@ -115,6 +153,9 @@ impl Node {
     /// The version of domain `qeff` in which this appeared: its operator, or the newest operand or attribute it has.
     pub fn since(&self) -> i64 {
         match &self.op {
+            Op::StateRead(_) => 3,
+            Op::Attention(Attention { mask: AttentionMask::Band { .. }, .. }) => 3,
+            Op::Attention(_) if self.operand(Attention::BIAS).is_some() => 3,
             Op::Experts(_) => 2,
             Op::Attention(_) if self.operand(Attention::SINKS).is_some() => 2,
             Op::StateWrite(_)
@@ -328,7 +369,7 @@ impl Program {
         });
         let windows = reads.filter(|(of, _)| *of == slot).map(|(_, mask)| match mask {
             AttentionMask::Sliding(window) => Some(window),
-            AttentionMask::Causal | AttentionMask::Bidirectional => None,
+            AttentionMask::Causal | AttentionMask::Bidirectional | AttentionMask::Band { .. } => None,
         });
         windows.reduce(|a, b| Some(a?.max(b?))).unwrap_or(Some(0))
     }

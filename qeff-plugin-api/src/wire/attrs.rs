@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{DOMAIN, MAX_ATTRIBUTES, WireFault};
 use crate::graph::{
     Attention, AttentionMask, AttrValue, Embedding, ExpertActivation, Experts, Linear, NegativeIds, NormProduct,
-    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateWrite, Weigh,
+    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateRead, StateWrite, Weigh,
 };
 use crate::onnx::{self, AttributeProto, NodeProto, attribute_type};
 
@@ -67,6 +67,7 @@ pub(super) fn attributes(op: &Op) -> Vec<AttributeProto> {
     let mut w = Writer::default();
     match op {
         Op::StateWrite(op) => w.int_unless("repeat", op.repeat, 1),
+        Op::StateRead(StateRead) => {}
         Op::Embedding(op) => {
             w.float_unless("scale", op.scale, 1.0);
             if op.offset != 0 {
@@ -89,6 +90,11 @@ pub(super) fn attributes(op: &Op) -> Vec<AttributeProto> {
                     w.int("window", window as i64);
                 }
                 AttentionMask::Bidirectional => w.text("mask", "bidirectional"),
+                AttentionMask::Band { left, right } => {
+                    w.text("mask", "band");
+                    w.int("left", left as i64);
+                    w.int("right", right as i64);
+                }
             }
             w.float_unless("softcap", op.softcap, 0.0);
         }
@@ -225,6 +231,7 @@ pub(super) fn operator(node: &NodeProto) -> Result<Op, WireFault> {
     let mut r = Reader::new(node)?;
     let op = match node.op_type.as_str() {
         "StateWrite" => Op::StateWrite(StateWrite { repeat: r.count("repeat")?.unwrap_or(1) }),
+        "StateRead" => Op::StateRead(StateRead),
         "Embedding" => Op::Embedding(Embedding {
             scale: r.float("scale")?.unwrap_or(1.0),
             offset: r.int("offset")?.unwrap_or(0),
@@ -242,7 +249,13 @@ pub(super) fn operator(node: &NodeProto) -> Result<Op, WireFault> {
                     window => AttentionMask::Sliding(window),
                 },
                 "bidirectional" => AttentionMask::Bidirectional,
-                other => return Err(WireFault::expected("mask", "causal, sliding or bidirectional", other)),
+                "band" => {
+                    let mut side = |name: &str| {
+                        r.count(name)?.ok_or_else(|| WireFault::expected(name, "an integer of 0 or more", "none"))
+                    };
+                    AttentionMask::Band { left: side("left")?, right: side("right")? }
+                }
+                other => return Err(WireFault::expected("mask", "causal, sliding, bidirectional or band", other)),
             };
             Op::Attention(Attention { scale, mask, softcap: r.float("softcap")?.unwrap_or(0.0) })
         }

@@ -309,11 +309,9 @@ impl<'g> Decoder<'g> {
     ) -> Result<(), WireFault> {
         let mut attributes = Reader::new(node)?;
         let slot = name(attributes.text("slot")?.unwrap_or_default())?;
-        let kind = match attributes.text("kind")?.unwrap_or("full") {
-            "full" => StateKind::Full,
-            "rolling" => StateKind::Rolling,
-            other => return Err(WireFault::expected("kind", "full or rolling", other)),
-        };
+        let word = attributes.text("kind")?.unwrap_or("full");
+        let kind = StateKind::from_name(word)
+            .ok_or_else(|| WireFault::expected("kind", "full, rolling, fill or row", word))?;
         let before = attributes.count("inputs_before")?.unwrap_or(self.graph.input.len() as u64);
         attributes.finish()?;
         // An earlier state that was declared after more inputs is moved by this, never lost.
@@ -333,7 +331,7 @@ impl<'g> Decoder<'g> {
         }
         let parts = node.output.iter().map(|part| {
             let ty = self.take_stated(part)?.ok_or_else(|| WireFault::expected(shorten(part), "a type", "none"))?;
-            if ty.rank() != 4 {
+            if kind != StateKind::Row && ty.rank() != 4 {
                 return Err(WireFault::expected(part, "[lead, heads, axis, width]", ty.to_string()));
             }
             Ok((part.clone(), ty))

@@ -165,8 +165,8 @@ impl Encoder<'_> {
                     let state = self.program.state(slot);
                     let mut attributes = Writer::default();
                     attributes.text("slot", &state.slot);
-                    if state.kind == StateKind::Rolling {
-                        attributes.text("kind", "rolling");
+                    if state.kind != StateKind::Full {
+                        attributes.text("kind", state.kind.name());
                     }
                     if before != total {
                         attributes.int("inputs_before", before);

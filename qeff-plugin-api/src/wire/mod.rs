@@ -37,7 +37,7 @@ use crate::weight::{ParseWeightError, WeightError};
 /// Domain of the semantic operators.
 pub const DOMAIN: &str = "qeff";
 /// The version of [`DOMAIN`] that this crate knows.
-pub const DOMAIN_VERSION: i64 = 2;
+pub const DOMAIN_VERSION: i64 = 3;
 /// The layout of the wire form (metadata keys, helper nodes), counted apart from the operators.
 pub const SCHEMA: i64 = 1;
 /// The standard operator set in which ONNX nodes of a description are meant.

@@ -244,10 +244,10 @@ fn refusals_say_what_and_where() {
     }
     type Change = Box<dyn FnOnce(&mut ModelProto)>;
     let cases: [(&str, Change); 9] = [
-        ("needs qeff 3, this host has 2", Box::new(|m| m.opset_import[1].version = 3)),
+        ("needs qeff 4, this host has 3", Box::new(|m| m.opset_import[1].version = 4)),
         ("needs the wire schema 9, this host has 1", Box::new(|m| m.metadata_props[0].value = "9".into())),
         (
-            "m.layers.0.attn.q/Linear_2: there is no operator `Quadratic` in qeff 2",
+            "m.layers.0.attn.q/Linear_2: there is no operator `Quadratic` in qeff 3",
             Box::new(|m| {
                 let i = linear(m);
                 m.graph.as_mut().unwrap().node[i].op_type = "Quadratic".into();

@@ -1,16 +1,16 @@
 //! The seam between sessions and engines.
 //!
-//! An engine gets a lowered program with its weights where they lie, and afterwards calls: integers in, logits out, states
+//! An engine gets a lowered program with its weights where they lie, and afterwards calls: tensors in, tensors out, states
 //! updated in place. It need not know what a position or a slot is.
 
 use std::sync::Arc;
 
-use qeff_core::lower::Lowered;
+use qeff_core::lower::{Lowered, retained_name};
 use qeff_core::mapping::Mapping;
 use qeff_core::weights::Placement;
-use qeff_plugin_api::graph::{Declaration, Program, Role, StateKind};
+use qeff_plugin_api::graph::{Declaration, Program, Role, SlotId, StateKind};
 
-use crate::runtime::{Logits, RuntimeError};
+use crate::runtime::{RuntimeError, Tensor};
 
 /// Something that executes lowered programs.
 pub trait Engine {
@@ -26,11 +26,11 @@ pub trait Engine {
 
 /// A loaded program.
 pub trait Executable {
-    /// One call. `inputs` and `states` stand in the order of the program's [`Ports`].
+    /// One call. `inputs`, `states` and the result stand in the order of the program's [`Ports`].
     ///
     /// # Errors
     /// If the engine fails; the states are then undefined.
-    fn run(&mut self, inputs: &[&Integers], states: &mut [StateBuffer]) -> Result<Logits, RuntimeError>;
+    fn run(&mut self, inputs: &[&Tensor], states: &mut [StateBuffer]) -> Result<Vec<Tensor>, RuntimeError>;
 }
 
 /// A program, and where its weights lie.
@@ -51,22 +51,6 @@ pub struct WeightFile {
     pub name: String,
     /// The file. An engine that reads from it keeps it.
     pub mapping: Arc<Mapping>,
-}
-
-/// An integer input of a call, `[rows, columns]`, row by row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Integers {
-    /// Rows and columns.
-    pub shape: [usize; 2],
-    /// The numbers.
-    pub data: Vec<i64>,
-}
-
-impl Integers {
-    /// `number` everywhere.
-    pub fn filled(shape: [usize; 2], number: i64) -> Self {
-        Integers { shape, data: vec![number; shape[0] * shape[1]] }
-    }
 }
 
 /// Memory of one part of a state: f32 `[slots, heads, rows, width]`, the last axis densest.
@@ -100,19 +84,19 @@ impl StateBuffer {
 /// What a program takes and gives, by the names of its file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ports {
-    /// Integer inputs.
-    pub inputs: Vec<InputPort>,
-    /// Every part of every state.
+    /// What a call hands over: inputs, and states that no call of this program changes.
+    pub inputs: Vec<Port>,
+    /// What a call gives back: outputs, and states that a call makes as a whole.
+    pub outputs: Vec<Port>,
+    /// Every part of every state that positions are written to.
     pub states: Vec<StatePort>,
-    /// The output that holds the logits.
-    pub logits: String,
 }
 
-/// An integer input.
+/// An input or an output.
 #[derive(Debug, Clone, PartialEq)]
-pub struct InputPort {
-    /// Meaning.
-    pub role: Role,
+pub struct Port {
+    /// Meaning; none for a state.
+    pub role: Option<Role>,
     /// Name in the file.
     pub name: String,
 }
@@ -134,43 +118,59 @@ pub struct StatePort {
 }
 
 impl Ports {
-    /// The ports of a program.
+    /// The ports of a program and of the file it was lowered to.
     ///
     /// # Errors
-    /// If the program has no logits, or a state whose heads or width are not fixed.
-    pub fn new(program: &Program) -> Result<Self, RuntimeError> {
-        let missing = |what: &str| RuntimeError::Program { why: format!("it has no {what}") };
-        let logits = program.output(Role::Logits).ok_or_else(|| missing("logits"))?.name.clone();
-        let mut ports = Ports { inputs: vec![], states: vec![], logits };
+    /// If the program has a state of positions whose heads or width are not fixed.
+    pub fn new(program: &Program, lowered: &Lowered) -> Result<Self, RuntimeError> {
+        let port = |role, name: &str| Port { role, name: name.to_owned() };
+        let outputs = program.outputs.iter().map(|output| port(Some(output.role), &output.name)).collect();
+        let mut ports = Ports { inputs: vec![], outputs, states: vec![] };
+        let taken = |name: &str| lowered.graph.input.iter().any(|input| input.name == name);
+        let given = |name: &str| lowered.graph.output.iter().any(|output| output.name == name);
         for declaration in program.declarations() {
             match *declaration {
                 Declaration::Input(i) => {
                     let input = &program.inputs[i];
-                    ports.inputs.push(InputPort { role: input.role, name: input.name.clone() });
+                    ports.inputs.push(port(Some(input.role), &input.name));
                 }
                 Declaration::State(slot) => {
                     let state = program.state(slot);
-                    let looks_back = program.window(slot).and_then(|window| usize::try_from(window).ok());
-                    let window = match state.kind {
-                        StateKind::Full => None,
-                        StateKind::Rolling => Some(looks_back.unwrap_or(usize::MAX)),
-                    };
-                    for (name, &part) in state.names.iter().zip(&state.parts) {
-                        let dim = |axis: usize| {
-                            let fixed = program.ty(part).dims.get(axis).and_then(|dim| dim.fixed());
-                            fixed.and_then(|n| usize::try_from(n).ok())
-                        };
-                        let (Some(heads), Some(width)) = (dim(1), dim(3)) else {
-                            return Err(missing(&format!("fixed heads and width in state {name}")));
-                        };
-                        let retained = format!("{name}_RetainedState");
-                        ports.states.push(StatePort { name: name.clone(), retained, heads, width, window });
+                    if matches!(state.kind, StateKind::Fill | StateKind::Row) {
+                        ports.inputs.extend(state.names.iter().filter(|name| taken(name)).map(|name| port(None, name)));
+                        let retained = state.names.iter().map(|name| retained_name(name));
+                        ports.outputs.extend(retained.filter(|name| given(name)).map(|name| port(None, &name)));
+                    } else {
+                        ports.states.extend(position_ports(program, slot)?);
                     }
                 }
             }
         }
         Ok(ports)
     }
+
+    /// The name of the input of a role.
+    pub fn input(&self, role: Role) -> Option<String> {
+        self.inputs.iter().find(|port| port.role == Some(role)).map(|port| port.name.clone())
+    }
+}
+
+/// The ports of a state that positions are written to.
+fn position_ports(program: &Program, slot: SlotId) -> Result<Vec<StatePort>, RuntimeError> {
+    let state = program.state(slot);
+    let looks_back = program.window(slot).and_then(|window| usize::try_from(window).ok());
+    let window = (state.kind == StateKind::Rolling).then(|| looks_back.unwrap_or(usize::MAX));
+    let parts = state.names.iter().zip(&state.parts).map(|(name, &part)| {
+        let dim = |axis: usize| {
+            let fixed = program.ty(part).dims.get(axis).and_then(|dim| dim.fixed());
+            fixed.and_then(|n| usize::try_from(n).ok())
+        };
+        let (Some(heads), Some(width)) = (dim(1), dim(3)) else {
+            return Err(RuntimeError::Program { why: format!("state {name} has no fixed heads and width") });
+        };
+        Ok(StatePort { name: name.clone(), retained: retained_name(name), heads, width, window })
+    });
+    parts.collect()
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@
 use qeff_plugin_api::graph::Role;
 
 use super::CpuProgram;
-use super::engine::{Integers, StateBuffer, StatePort};
-use crate::runtime::{Logits, Row, RuntimeError, Session};
+use super::engine::{StateBuffer, StatePort};
+use crate::runtime::{Logits, Row, RuntimeError, Session, Tensor};
 
 /// Rows that a state begins with, unless it is rolling.
 const FIRST_ROWS: usize = 256;
@@ -75,12 +75,9 @@ impl CpuSession {
     fn write(&mut self, Row { slot, tokens, position }: Row<'_>) -> Result<Logits, RuntimeError> {
         let count = tokens.len();
         let inputs = [
-            (Role::Tokens, Integers { shape: [1, count], data: tokens.iter().map(|&id| i64::from(id)).collect() }),
-            (
-                Role::Positions,
-                Integers { shape: [1, count], data: (position..).map(|p| p as i64).take(count).collect() },
-            ),
-            (Role::BatchIndex, Integers::filled([1, 1], slot as i64)),
+            (Role::Tokens, Tensor::integers([1, count], tokens.iter().map(|&id| i64::from(id)).collect())),
+            (Role::Positions, Tensor::integers([1, count], (position..).map(|p| p as i64).take(count).collect())),
+            (Role::BatchIndex, Tensor::filled([1, 1], slot as i64)),
         ];
         self.indexed.as_mut().unwrap_or(&mut self.plain).run(&inputs, &mut self.states)
     }
@@ -117,12 +114,12 @@ impl Session for CpuSession {
             self.reserve(row.position)?;
         }
         // Slots without a row are idle: position −1 writes to the slack row.
-        let mut tokens = Integers::filled([self.extent.slots, 1], 0);
-        let mut positions = Integers::filled([self.extent.slots, 1], -1);
+        let (mut tokens, mut positions) = (vec![0; self.extent.slots], vec![-1; self.extent.slots]);
         for row in rows {
-            tokens.data[row.slot] = i64::from(row.tokens[0]);
-            positions.data[row.slot] = row.position as i64;
+            tokens[row.slot] = i64::from(row.tokens[0]);
+            positions[row.slot] = row.position as i64;
         }
+        let [tokens, positions] = [tokens, positions].map(|column| Tensor::integers([column.len(), 1], column));
         let all = self.plain.run(&[(Role::Tokens, tokens), (Role::Positions, positions)], &mut self.states)?;
         let data = rows.iter().flat_map(|row| all.row(row.slot).iter().copied()).collect();
         Ok(Logits::new(data, all.vocab))

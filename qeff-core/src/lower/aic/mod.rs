@@ -62,6 +62,7 @@ impl Aic<'_> {
             Op::RmsNorm(op) => self.rms_norm(node, op),
             Op::Rotary(op) => self.rotary(node, op),
             Op::StateWrite(op) => return self.state_write(node, op),
+            Op::StateRead(_) => self.w.state_read(node),
             Op::Attention(op) => return self.attention(node, op),
             Op::Experts(op) => self.experts(node, op),
             Op::Select(op) => self.w.select(node, op),
@@ -210,15 +211,15 @@ impl Aic<'_> {
 
     fn state_write(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
         let parts = node.outputs.len();
-        let positions = operand(node, StateWrite::positions(parts));
+        let Some(positions) = node.operand(StateWrite::positions(parts)) else {
+            return Err(self.w.refuse(node, "only writes at positions are lowered"));
+        };
         let batch_index = node.operand(StateWrite::batch_index(parts)).map(|value| self.w.name(value));
         for (i, &output) in node.outputs.iter().enumerate() {
             let kind = self.w.state_kind(node, output)?;
             let axis = self.w.program.ty(output).dims[2].clone();
-            let rows = match kind {
-                StateKind::Full => self.w.name(positions),
-                StateKind::Rolling => self.w.rolling_rows(&axis, positions),
-            };
+            let rows =
+                if kind == StateKind::Rolling { self.w.rolling_rows(&axis, positions) } else { self.w.name(positions) };
             let part = self.w.name(operand(node, StateWrite::part(i)));
             let new = operand(node, StateWrite::new_rows(i, parts));
             let (heads, width) = (self.w.fixed(new, 2), self.w.width(new));
@@ -247,9 +248,14 @@ impl Aic<'_> {
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        let kind = self.w.state_kind(node, k)?;
-        let Some(positions) = node.operand(Attention::POSITIONS) else {
-            return Err(self.w.refuse(node, "only attention with positions is lowered"));
+        let kind = match self.w.program.version(k) {
+            Some(_) => self.w.state_kind(node, k)?,
+            None => return self.attention_in_call(node, op, false),
+        };
+        let positions = match node.operand(Attention::POSITIONS) {
+            Some(positions) if kind.has_positions() => positions,
+            _ if kind == StateKind::Fill => return self.attention_in_call(node, op, true),
+            _ => return Err(self.w.refuse(node, "attention over a cache needs the positions of its queries")),
         };
         let (heads, kv_heads, width, v_width) =
             (self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(k), self.w.width(v));
@@ -289,6 +295,32 @@ impl Aic<'_> {
         let context = self.w.node("MatMul", &[&weights, &values], &[]);
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
         let shape = self.w.ints(&[0, 0, (heads * v_width) as i64]);
+        self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
+        Ok(())
+    }
+
+    /// Attention over keys and values of this call, or over a state that is read as a whole, whose heads come `first`.
+    fn attention_in_call(&mut self, node: &Node, op: &Attention, first: bool) -> Result<(), LowerError> {
+        let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
+        let heads = self.w.fixed(q, 2);
+        let kv_heads = self.w.fixed(k, if first { 1 } else { 2 });
+        let slots = node.operand(Attention::BATCH_INDEX).map(|batch_index| self.w.slots(batch_index));
+        let [keys, values] = [k, v].map(|part| {
+            let width = self.w.width(part);
+            let name = if first { self.w.name(part) } else { self.heads_first(part) };
+            let name = match &slots {
+                Some(slots) => self.w.node("Gather", &[&name, slots], &[("axis", Attr::Int(0))]),
+                None => name,
+            };
+            self.w.repeat_heads(&name, kv_heads, heads / kv_heads, width)
+        });
+        let q = self.heads_first(q);
+        let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
+        let scores = self.w.node("MatMul", &[&q, &keys], &[]);
+        let weights = self.w.weights_in_call(node, op, &scores)?;
+        let context = self.w.node("MatMul", &[&weights, &values], &[]);
+        let context = self.w.transpose(&context, &[0, 2, 1, 3]);
+        let shape = self.w.ints(&[0, 0, (heads * self.w.width(v)) as i64]);
         self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
         Ok(())
     }

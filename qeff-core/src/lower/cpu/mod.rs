@@ -35,6 +35,7 @@ pub(super) fn lower(w: Writer<'_>, products: Products) -> Result<Lowered, LowerE
             Op::RmsNorm(op) => cpu.rms_norm(node, op),
             Op::Rotary(op) => cpu.rotary(node, op),
             Op::StateWrite(op) => cpu.state_write(node, op)?,
+            Op::StateRead(_) => cpu.w.state_read(node),
             Op::Attention(op) => cpu.attention(node, op)?,
             Op::Experts(op) => cpu.experts(node, op)?,
             Op::Select(op) => cpu.w.select(node, op),
@@ -148,7 +149,9 @@ impl Cpu<'_> {
 
     fn state_write(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
         let parts = node.outputs.len();
-        let positions = operand(node, StateWrite::positions(parts));
+        let Some(positions) = node.operand(StateWrite::positions(parts)) else {
+            return Err(self.w.refuse(node, "only writes at positions are lowered"));
+        };
         let batch_index = node.operand(StateWrite::batch_index(parts));
         for (i, &output) in node.outputs.iter().enumerate() {
             let kind = self.w.state_kind(node, output)?;
@@ -160,10 +163,8 @@ impl Cpu<'_> {
             let new = self.w.name(new);
             let new = self.w.transpose(&new, &[0, 2, 1, 3]);
             let new = self.w.repeat_heads(&new, new_heads, op.repeat, width);
-            let rows = match kind {
-                StateKind::Full => self.w.name(positions),
-                StateKind::Rolling => self.w.rolling_rows(&axis, positions),
-            };
+            let rows =
+                if kind == StateKind::Rolling { self.w.rolling_rows(&axis, positions) } else { self.w.name(positions) };
             let index = self.write_index(&rows, batch_index, heads);
             let part = self.w.name(part);
             self.w.node_for(output, "", "ScatterND", &[&part, &index, &new], &[]);
@@ -203,9 +204,14 @@ impl Cpu<'_> {
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        let kind = self.w.state_kind(node, k)?;
-        let Some(positions) = node.operand(Attention::POSITIONS) else {
-            return Err(self.w.refuse(node, "only attention with positions is lowered"));
+        let kind = match self.w.program.version(k) {
+            Some(_) => self.w.state_kind(node, k)?,
+            None => return self.attention_in_call(node, op, false),
+        };
+        let positions = match node.operand(Attention::POSITIONS) {
+            Some(positions) if kind.has_positions() => positions,
+            _ if kind == StateKind::Fill => return self.attention_in_call(node, op, true),
+            _ => return Err(self.w.refuse(node, "attention over a cache needs the positions of its queries")),
         };
         if node.operand(Attention::CONTEXT).is_some() {
             return Err(self
@@ -216,12 +222,7 @@ impl Cpu<'_> {
             [self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(q), self.w.width(v)].map(|n| n as i64);
         let group = heads / kv_heads;
 
-        let slots = node.operand(Attention::BATCH_INDEX).map(|batch_index| {
-            self.w.shared(format!("slots {batch_index:?}"), |w| {
-                let batch_index = w.name(batch_index);
-                w.reshape(&batch_index, &[-1])
-            })
-        });
+        let slots = node.operand(Attention::BATCH_INDEX).map(|batch_index| self.w.slots(batch_index));
         let [keys, values] = [k, v].map(|part| {
             let part = self.w.name(part);
             match &slots {
@@ -249,6 +250,33 @@ impl Cpu<'_> {
         let context = if group > 1 { self.w.reshape(&context, &[0, heads, -1, v_width]) } else { context };
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
         let shape = self.w.ints(&[0, 0, heads * v_width]);
+        self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
+        Ok(())
+    }
+
+    /// Attention over keys and values of this call, or over a state that is read as a whole, whose heads come `first`.
+    fn attention_in_call(&mut self, node: &Node, op: &Attention, first: bool) -> Result<(), LowerError> {
+        let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
+        let heads = self.w.fixed(q, 2);
+        let kv_heads = self.w.fixed(k, if first { 1 } else { 2 });
+        let slots = node.operand(Attention::BATCH_INDEX).map(|batch_index| self.w.slots(batch_index));
+        let [keys, values] = [k, v].map(|part| {
+            let (name, width) = (self.w.name(part), self.w.width(part));
+            let name = match &slots {
+                Some(slots) => self.w.node("Gather", &[&name, slots], &[("axis", Attr::Int(0))]),
+                None => name,
+            };
+            let name = if first { name } else { self.w.transpose(&name, &[0, 2, 1, 3]) };
+            self.w.repeat_heads(&name, kv_heads, heads / kv_heads, width)
+        });
+        let q = self.w.name(q);
+        let q = self.w.transpose(&q, &[0, 2, 1, 3]);
+        let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
+        let scores = self.w.node("MatMul", &[&q, &keys], &[]);
+        let weights = self.w.weights_in_call(node, op, &scores)?;
+        let context = self.w.node("MatMul", &[&weights, &values], &[]);
+        let context = self.w.transpose(&context, &[0, 2, 1, 3]);
+        let shape = self.w.ints(&[0, 0, (heads * self.w.width(v)) as i64]);
         self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
         Ok(())
     }

@@ -67,7 +67,7 @@ fn header(scan: &mut Scan<'_>) -> Result<Model> {
         return Err(scan.unexpected(at, format!("a version of qeff up to {DOMAIN_VERSION}")));
     }
     scan.keyword("task")?;
-    let task = scan.one_of("a task", &[Task::CausalLm, Task::Encoder].map(|task| (task.name(), task)))?;
+    let task = scan.one_of("a task", &Task::ALL.iter().map(|&(task, name)| (name, task)).collect::<Vec<_>>())?;
     let positions = match scan.eat_word("positions") {
         true => {
             let trained = scan.number("a number of positions")?;
@@ -211,10 +211,11 @@ impl<'t> ProgramReader<'t> {
         Ok(vec![self.program.add_input(name, role, ty)])
     }
 
-    /// `SLOT [rolling] names(NAME, …) : TYPE[, …]`
+    /// `SLOT [rolling | fill | row] names(NAME, …) : TYPE[, …]`
     fn state(&mut self, scan: &mut Scan<'t>) -> Result<Vec<ValueId>> {
         let slot = scan.name("the slot's name")?;
-        let kind = if scan.eat_word("rolling") { StateKind::Rolling } else { StateKind::Full };
+        let kinds = StateKind::ALL.iter().filter(|(kind, _)| *kind != StateKind::Full);
+        let kind = kinds.copied().find(|(_, word)| scan.eat_word(word)).map_or(StateKind::Full, |(kind, _)| kind);
         scan.keyword("names")?;
         let names = scan.list("(", ")", |scan| scan.name("a part's name"))?;
         let at = scan.mark();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::{
     Attention, AttentionMask, AttrValue, Embedding, ExpertActivation, Experts, Linear, NegativeIds, NormProduct,
-    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateWrite, ValueId, Weigh,
+    OnnxOp, Op, RmsNorm, Rotary, RotaryLayout, Select, SelectMode, StateRead, StateWrite, ValueId, Weigh,
 };
 use qeff_plugin_api::infer::{Mismatch, infer};
 
@@ -118,6 +118,10 @@ fn operation<'t>(reader: &mut ProgramReader<'t>, scan: &mut Scan<'t>) -> Result<
             optional(reader, scan, &mut operands, 3, crate::text::ATTENTION_OPTIONAL)?;
             Op::Attention(attention(scan)?)
         }
+        "StateRead" => {
+            optional(reader, scan, &mut operands, 1, crate::text::STATE_READ_OPTIONAL)?;
+            Op::StateRead(StateRead)
+        }
         "Experts" => Op::Experts(experts(scan)?),
         "Select" => {
             optional(reader, scan, &mut operands, 2, crate::text::SELECT_OPTIONAL)?;
@@ -140,7 +144,7 @@ fn raw<'t>(reader: &mut ProgramReader<'t>, scan: &mut Scan<'t>, domain: String) 
     Ok((Op::Onnx(OnnxOp { domain, op_type, attrs: attrs(scan)? }), operands))
 }
 
-/// `(PART, …) <- (NEW, …) [at POSITIONS] [batch INDEX] [repeat N]`
+/// `(PART, …) <- (NEW, …) [at POSITIONS] [batch INDEX] [if GUARD] [repeat N]`
 fn state_write<'t>(reader: &mut ProgramReader<'t>, scan: &mut Scan<'t>) -> Result<(Op, Operands)> {
     let mut operands = scan.list("(", ")", |scan| operand(reader, scan))?;
     let parts = operands.len();
@@ -150,7 +154,11 @@ fn state_write<'t>(reader: &mut ProgramReader<'t>, scan: &mut Scan<'t>) -> Resul
     if operands.len() != 2 * parts {
         return Err(scan.unexpected(at, format!("new rows for each of {parts} parts")));
     }
-    let labels = [("at", StateWrite::positions(parts)), ("batch", StateWrite::batch_index(parts))];
+    let labels = [
+        ("at", StateWrite::positions(parts)),
+        ("batch", StateWrite::batch_index(parts)),
+        ("if", StateWrite::guard(parts)),
+    ];
     optional(reader, scan, &mut operands, 2 * parts, &labels)?;
     let repeat = if scan.eat_word("repeat") { scan.number("a number of repetitions")? } else { 1 };
     Ok((Op::StateWrite(StateWrite { repeat }), operands))
@@ -161,12 +169,23 @@ fn attention(scan: &mut Scan<'_>) -> Result<Attention> {
         ("causal", AttentionMask::Causal),
         ("sliding", AttentionMask::Sliding(0)),
         ("bidirectional", AttentionMask::Bidirectional),
+        ("band", AttentionMask::Band { left: 0, right: 0 }),
     ];
     let mut mask = scan.one_of("a mask", &masks)?;
-    if let AttentionMask::Sliding(window) = &mut mask {
-        scan.expect("(")?;
-        *window = scan.number("the length of the window")?;
-        scan.expect(")")?;
+    match &mut mask {
+        AttentionMask::Sliding(window) => {
+            scan.expect("(")?;
+            *window = scan.number("the length of the window")?;
+            scan.expect(")")?;
+        }
+        AttentionMask::Band { left, right } => {
+            scan.expect("(")?;
+            *left = scan.number("a number of keys")?;
+            scan.expect(",")?;
+            *right = scan.number("a number of keys")?;
+            scan.expect(")")?;
+        }
+        AttentionMask::Causal | AttentionMask::Bidirectional => {}
     }
     scan.keyword("scale")?;
     let scale = scan.number("a factor")?;

@@ -35,8 +35,12 @@ const CASES: &[(&str, &str, &str)] = &[
     ("\"Tiny\"", "\"Tiny", "line 1, column 7: expected an architecture with a closing quote, found `\"Tiny`"),
     ("\"Tiny\"", r#""T\q""#, r#"line 1, column 9: expected an escape: \" \\ \' \n \t \r \0 \u{…}, found `\q"`"#),
     ("\"Tiny\"", r#""\u{d800}""#, r#"line 1, column 8: expected a character code `\u{…}`, found `\u{d800}"`"#),
-    ("qeff 1", "qeff 3", "line 1, column 19: expected a version of qeff up to 2, found `3`"),
-    ("task causal_lm", "task poet", "line 1, column 26: expected a task (causal_lm, encoder), found `poet`"),
+    ("qeff 1", "qeff 4", "line 1, column 19: expected a version of qeff up to 3, found `4`"),
+    (
+        "task causal_lm",
+        "task poet",
+        "line 1, column 26: expected a task (causal_lm, encoder, sequence_classification, ctc, speech_to_text, image_text_to_text), found `poet`",
+    ),
     ("positions 16", "positions -1", "line 1, column 46: expected a number of positions, found `-1`"),
     ("positions 16", "positions 16 soft", "line 1, column 49: expected the end of the line, found `soft`"),
     (
@@ -71,7 +75,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "@tokens",
         "@token",
-        "line 7, column 39: expected a role (tokens, positions, mask, batch_index, keep, context, logits, hidden, pooled), found `token`",
+        "line 7, column 39: expected a role (tokens, positions, mask, features, pixels, packing, carry, batch_index, keep, context, logits, hidden, pooled, classes, embeds), found `token`",
     ),
     ("%pos = input", "%ids = input", "line 8, column 3: `%ids` is defined already"),
     ("%k0, %v0 =", "%k0, %k0 =", "line 9, column 8: `%k0` is defined already"),
@@ -110,7 +114,11 @@ const CASES: &[(&str, &str, &str)] = &[
     ("Embedding %ids", "Embedding %idx", "line 13, column 22: `%idx` is not defined before it is used"),
     ("Embedding %ids", "Embedding 7", "line 13, column 22: expected ` : ` and the types of the results, found `7,`"),
     ("%0 = Embedding", "%0 Embedding", "line 13, column 10: expected `=`, found `Embedding`"),
-    ("%0 = Embedding", "%0 = StateRead", "line 13, column 12: expected an operator, found `StateRead`"),
+    (
+        "%0 = Embedding",
+        "%0 = State",
+        "line 13, column 12: expected an operator; declarations stand directly below the program, found `State`",
+    ),
     ("w\"weight\"", "w\"wait\"", "line 13, column 28: the checkpoint has no tensor `model.embed.wait`"),
     ("w\"weight\"", "w\"weight\".take(0, 3)", "line 13, column 47: expected `,` in a weight expression, found `)`"),
     (

@@ -25,8 +25,8 @@ use qeff_plugin_api::onnx::{TensorShapeProto, TypeProto, ValueInfoProto, data_ty
 
 use self::library::Library;
 use self::session::{LoadedSession, Model, Names, Weight};
-use super::engine::{Engine, Executable, Integers, Source, StateBuffer};
-use crate::runtime::{Logits, RuntimeError};
+use super::engine::{Engine, Executable, Source, StateBuffer};
+use crate::runtime::{RuntimeError, Tensor};
 
 const NAME: &str = "ort";
 
@@ -72,7 +72,7 @@ impl Engine for Ort {
         let session = LoadedSession::new(self.library.environment(), &model).map_err(refused)?;
         let ports = source.ports;
         let taken = ports.inputs.iter().map(|port| &port.name).chain(ports.states.iter().map(|port| &port.name));
-        let given = [&ports.logits].into_iter().chain(ports.states.iter().map(|port| &port.retained));
+        let given = ports.outputs.iter().map(|port| &port.name).chain(ports.states.iter().map(|port| &port.retained));
         let names = Names::new(taken, given).map_err(refused)?;
         Ok(Box::new(Loaded { session, names }))
     }
@@ -107,7 +107,7 @@ struct Loaded {
 }
 
 impl Executable for Loaded {
-    fn run(&mut self, inputs: &[&Integers], states: &mut [StateBuffer]) -> Result<Logits, RuntimeError> {
+    fn run(&mut self, inputs: &[&Tensor], states: &mut [StateBuffer]) -> Result<Vec<Tensor>, RuntimeError> {
         let result = self.session.run(&self.names, inputs, states);
         result.map_err(|error| RuntimeError::Run { engine: NAME, why: error.to_string() })
     }

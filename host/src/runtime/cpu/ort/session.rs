@@ -28,8 +28,8 @@ use qeff_core::mapping::{Mapping, MappingError};
 use qeff_core::weights::Placement;
 use qeff_plugin_api::DType;
 
-use crate::runtime::Logits;
-use crate::runtime::cpu::engine::{Integers, StateBuffer};
+use crate::runtime::cpu::engine::StateBuffer;
+use crate::runtime::{Data, Tensor};
 
 /// Has libraries that are loaded from here on send nothing to anybody.
 ///
@@ -176,23 +176,26 @@ impl LoadedSession {
     pub(super) fn run(
         &mut self,
         names: &Names,
-        inputs: &[&Integers],
+        inputs: &[&Tensor],
         states: &mut [StateBuffer],
-    ) -> Result<Logits, SessionError> {
+    ) -> Result<Vec<Tensor>, SessionError> {
         let state_count = states.len();
         let count = inputs.len() + state_count;
-        if (count, state_count + 1) != (names.inputs.len(), names.outputs.len()) {
+        let given = names.outputs.len().checked_sub(state_count);
+        let Some(given) = given.filter(|_| count == names.inputs.len()) else {
             return Err(SessionError::Count { found: count, expected: names.inputs.len() });
-        }
+        };
         let mut values = Vec::with_capacity(count);
-        for integers in inputs {
-            values.push(Value::reading(bytes_of(&integers.data), DType::I64, &integers.shape.map(|n| n as i64))?);
+        for input in inputs {
+            let shape: Vec<i64> = input.shape.iter().map(|&n| n as i64).collect();
+            let (bytes, dtype) = bytes_of(&input.data);
+            values.push(Value::reading(bytes, dtype, &shape)?);
         }
         for state in states {
             values.push(Value::updating(state)?);
         }
         // A null output is allocated by the engine; the others are the states themselves.
-        let mut results = vec![ptr::null_mut::<OrtValue>()];
+        let mut results = vec![ptr::null_mut::<OrtValue>(); given];
         results.extend(values[values.len() - state_count..].iter().map(Value::pointer));
         let mut input_names = pointers(&names.inputs);
         input_names.extend(pointers(&self.weights.names));
@@ -213,12 +216,23 @@ impl LoadedSession {
                 results.as_mut_ptr(),
             )
         })?;
-        let logits = NonNull::new(results[0]).ok_or_else(|| SessionError::Ort("there are no logits".into()))?;
+        results[..given].iter().map(|&result| self.given(result)).collect()
+    }
+
+    /// A result that the engine allocated, which is released here.
+    fn given(&self, result: *mut OrtValue) -> Result<Tensor, SessionError> {
+        let result = NonNull::new(result).ok_or_else(|| SessionError::Ort("a result is missing".into()))?;
         // SAFETY: the call succeeded, so this is a tensor that the session's allocator made and nobody else releases.
-        let logits: DynValue = unsafe { DynValue::from_ptr(logits, Some(self.session.allocator())) };
-        let (shape, numbers) = logits.try_extract_tensor::<f32>()?;
-        let vocab = shape.last().map_or(0, |&n| n as usize);
-        Ok(Logits::new(numbers.to_vec(), vocab))
+        let result: DynValue = unsafe { DynValue::from_ptr(result, Some(self.session.allocator())) };
+        let lengths = |shape: &[i64]| shape.iter().map(|&n| n as usize).collect::<Vec<_>>();
+        if let Ok((shape, numbers)) = result.try_extract_tensor::<f32>() {
+            return Ok(Tensor::floats(lengths(shape), numbers.to_vec()));
+        }
+        if let Ok((shape, numbers)) = result.try_extract_tensor::<i64>() {
+            return Ok(Tensor::integers(lengths(shape), numbers.to_vec()));
+        }
+        let (shape, flags) = result.try_extract_tensor::<bool>()?;
+        Ok(Tensor { shape: lengths(shape), data: Data::Bool(flags.to_vec()) })
     }
 }
 
@@ -285,9 +299,16 @@ fn feeds(values: &[Value<'_>]) -> Vec<*const OrtValue> {
     values.iter().map(|value| value.pointer().cast_const()).collect()
 }
 
-fn bytes_of(numbers: &[i64]) -> &[u8] {
-    // SAFETY: any i64 is eight bytes, and bytes need no alignment.
-    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+fn bytes_of(data: &Data) -> (&[u8], DType) {
+    fn raw<T>(numbers: &[T]) -> &[u8] {
+        // SAFETY: used for numbers and flags, which have no padding; bytes need no alignment.
+        unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+    }
+    match data {
+        Data::F32(numbers) => (raw(numbers), DType::F32),
+        Data::I64(numbers) => (raw(numbers), DType::I64),
+        Data::Bool(flags) => (raw(flags), DType::Bool),
+    }
 }
 
 /// The error of a call, if it failed. Takes the status over.

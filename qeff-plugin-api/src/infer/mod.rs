@@ -3,8 +3,12 @@
 //! One function serves the builder (an author's mistake is caught at the call), the validator (a pass's mistake) and the
 //! wire decoder (a stranger's), so there is one truth about shapes.
 
-use crate::graph::{AttrValue, Dim, ExpertActivation, Experts, OnnxOp, Op, SelectMode, StateWrite, Type};
-use crate::{DType, Elem};
+use crate::Elem;
+use crate::graph::{
+    Attention, AttentionMask, Dim, ExpertActivation, Experts, Op, SelectMode, StateRead, StateWrite, Type,
+};
+
+mod standard;
 
 /// What an operator demanded and got.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +52,20 @@ pub type Operands<'a> = [Option<&'a Type>];
 pub fn infer(op: &Op, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
     match op {
         Op::StateWrite(write) => state_write(write, operands),
+        Op::StateRead(_) => {
+            let part = get(operands, StateRead::PART, "part")?;
+            let Some(slots) = optional(operands, StateRead::BATCH_INDEX) else { return Ok(vec![part.clone()]) };
+            let batch = slots.dims.first().filter(|_| part.rank() > 0).cloned();
+            let Some(batch) = batch else {
+                return Err(Mismatch::Operand {
+                    operand: "part",
+                    expected: "a slot for each row of batch_index".into(),
+                    found: part.to_string(),
+                });
+            };
+            batch_index(operands, StateRead::BATCH_INDEX, &batch)?;
+            Ok(vec![Type::new(part.elem, [batch].into_iter().chain(part.dims[1..].iter().cloned()))])
+        }
         Op::Embedding(_) => {
             let (ids, table) = (get(operands, 0, "ids")?, get(operands, 1, "table")?);
             expect(ids.elem == Elem::I64, "ids", "i64", ids)?;
@@ -117,7 +135,7 @@ pub fn infer(op: &Op, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
                 Type::new(Elem::I64, [lead, rows]),
             ])
         }
-        Op::Onnx(onnx) => onnx_types(onnx, operands),
+        Op::Onnx(onnx) => standard::types(onnx, operands),
     }
 }
 
@@ -139,15 +157,20 @@ fn state_write(write: &StateWrite, operands: &Operands<'_>) -> Result<Vec<Type>,
         let heads = heads / write.repeat;
         let fits = new.elem == part.elem && new.dims[2] == Dim::Fixed(heads) && new.dims[3] == part.dims[3];
         expect(fits, "new", &format!("[batch, seq, {heads}, {}] for a state {part}", part.dims[3]), new)?;
-        positions(operands, StateWrite::positions(parts), &new.dims[..2])?;
+        if optional(operands, StateWrite::positions(parts)).is_some() {
+            positions(operands, StateWrite::positions(parts), &new.dims[..2])?;
+        }
         types.push(part.clone());
     }
     batch_index(operands, StateWrite::batch_index(parts), &get(operands, parts, "new")?.dims[0])?;
+    if let Some(guard) = optional(operands, StateWrite::guard(parts)) {
+        expect(guard.elem == Elem::Bool && guard.rank() == 0, "guard", "bool[]", guard)?;
+    }
     Ok(types)
 }
 
-fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
-    use crate::graph::Attention as A;
+fn attention_type(attention: &Attention, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
+    use Attention as A;
     let (q, k, v) = (get(operands, A::Q, "q")?, get(operands, A::K, "k")?, get(operands, A::V, "v")?);
     expect(q.rank() == 4, "q", "[batch, seq, heads, width]", q)?;
     expect(k.rank() == 4, "k", "a state or [batch, seq, heads, width]", k)?;
@@ -161,10 +184,11 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
     expect(k.last() == q.last(), "k", &format!("width {} as q", q.dims[3]), k)?;
     let rows_agree = (0..3).all(|axis| k.dims[axis] == v.dims[axis]);
     expect(rows_agree, "v", &format!("the heads and rows of k, {k}"), v)?;
-    match attention.mask {
-        crate::graph::AttentionMask::Bidirectional => {}
-        _ => positions(operands, A::POSITIONS, &q.dims[..2])?,
+    let by_position = cached && attention.mask != AttentionMask::Bidirectional;
+    if by_position || optional(operands, A::POSITIONS).is_some() {
+        positions(operands, A::POSITIONS, &q.dims[..2])?;
     }
+    in_call(attention, operands, cached)?;
     batch_index(operands, A::BATCH_INDEX, &q.dims[0])?;
     if let Some(sinks) = optional(operands, A::SINKS) {
         expect(sinks.dims == [Dim::Fixed(heads)], "sinks", &format!("[{heads}], a score for each head of q"), sinks)?;
@@ -178,6 +202,35 @@ fn attention_type(attention: &crate::graph::Attention, operands: &Operands<'_>) 
         return Err(Mismatch::Operand { operand: "v", expected: "a fixed width".into(), found: v.to_string() });
     };
     Ok(vec![Type::new(q.elem, [q.dims[0].clone(), q.dims[1].clone(), Dim::Fixed(width)])])
+}
+
+/// What attention takes over tensors of its own call only.
+fn in_call(attention: &Attention, operands: &Operands<'_>, cached: bool) -> Result<(), Mismatch> {
+    use Attention as A;
+    let (q, k) = (get(operands, A::Q, "q")?, get(operands, A::K, "k")?);
+    if let AttentionMask::Band { .. } = attention.mask {
+        expect(!cached, "k", "tensors of this call, which a band of indices is over", k)?;
+    }
+    let one = Dim::Fixed(1);
+    let is = |dim: &Dim, of: &Dim| *dim == one || dim == of;
+    if let Some(mask) = optional(operands, A::KEY_MASK) {
+        let keys = mask.elem == Elem::I64 && mask.dims == [k.dims[0].clone(), k.dims[1].clone()];
+        let pairs = mask.elem == Elem::Bool
+            && matches!(&mask.dims[..], [b, h, s, t] if is(b, &q.dims[0]) && *h == one && is(s, &q.dims[1]) && *t == k.dims[1]);
+        let expected = format!("i64[{0}, {1}] or bool[{0} or 1, 1, {2} or 1, {1}]", k.dims[0], k.dims[1], q.dims[1]);
+        expect(!cached && (keys || pairs), "key_mask", &expected, mask)?;
+    }
+    if let Some(bias) = optional(operands, A::BIAS) {
+        let fits = matches!(&bias.dims[..], [b, h, s, t]
+            if is(b, &q.dims[0]) && is(h, &q.dims[2]) && is(s, &q.dims[1]) && is(t, &k.dims[1]));
+        let expected = format!("{}[{}, {}, {}, {}]", q.elem, q.dims[0], q.dims[2], q.dims[1], k.dims[1]);
+        expect(!cached && fits && bias.elem == q.elem, "bias", &expected, bias)?;
+        if attention.softcap != 0.0 {
+            let why = "families do not agree on whether a bias is added before or after it".into();
+            return Err(Mismatch::Attribute { attribute: "softcap", why });
+        }
+    }
+    Ok(())
 }
 
 fn experts_type(experts: &Experts, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
@@ -230,61 +283,6 @@ fn is_some_number(dim: &Dim) -> bool {
     dim.fixed().is_some_and(|n| n > 0)
 }
 
-fn onnx_types(op: &OnnxOp, operands: &Operands<'_>) -> Result<Vec<Type>, Mismatch> {
-    if !op.domain.is_empty() {
-        return Err(Mismatch::Unknown(format!("{}::{}", op.domain, op.op_type)));
-    }
-    match op.op_type.as_str() {
-        "Sigmoid" | "Tanh" | "Erf" | "Neg" | "Sqrt" | "Exp" | "Relu" | "Identity" | "Softmax"
-        | "LayerNormalization" | "Abs" | "Reciprocal" => Ok(vec![get(operands, 0, "input")?.clone()]),
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" => {
-            Ok(vec![broadcast(get(operands, 0, "A")?, get(operands, 1, "B")?, None)?])
-        }
-        "Greater" | "Less" | "Equal" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" => {
-            Ok(vec![broadcast(get(operands, 0, "A")?, get(operands, 1, "B")?, Some(Elem::Bool))?])
-        }
-        "Cast" => {
-            let x = get(operands, 0, "input")?;
-            let elem = match op.attrs.get("to") {
-                Some(AttrValue::DType(DType::F32)) => Elem::F32,
-                Some(AttrValue::DType(DType::I64)) => Elem::I64,
-                Some(AttrValue::DType(DType::I32)) => Elem::I32,
-                Some(AttrValue::DType(DType::Bool)) => Elem::Bool,
-                other => {
-                    let why = format!("expected f32, i64, i32 or bool, found {other:?}");
-                    return Err(Mismatch::Attribute { attribute: "to", why });
-                }
-            };
-            Ok(vec![x.with_elem(elem)])
-        }
-        other => Err(Mismatch::Unknown(other.to_owned())),
-    }
-}
-
-/// The type of an element-wise operator on two operands, by ONNX's broadcasting.
-fn broadcast(a: &Type, b: &Type, elem: Option<Elem>) -> Result<Type, Mismatch> {
-    let rank = a.rank().max(b.rank());
-    let one = Dim::Fixed(1);
-    let at = |ty: &Type, axis: usize| (axis + ty.rank()).checked_sub(rank).map_or(one.clone(), |i| ty.dims[i].clone());
-    let mut dims = Vec::with_capacity(rank);
-    for axis in 0..rank {
-        dims.push(match (at(a, axis), at(b, axis)) {
-            (x, y) if x == y => x,
-            (x, y) if y == one => x,
-            (x, y) if x == one => y,
-            _ => {
-                return Err(Mismatch::Operand {
-                    operand: "B",
-                    expected: format!("a shape that broadcasts with {a}"),
-                    found: b.to_string(),
-                });
-            }
-        });
-    }
-    expect(a.elem == b.elem, "B", &format!("elements {} as A", a.elem), b)?;
-    Ok(Type::new(elem.unwrap_or(a.elem), dims))
-}
-
 fn get<'a>(operands: &Operands<'a>, index: usize, name: &'static str) -> Result<&'a Type, Mismatch> {
     optional(operands, index).ok_or(Mismatch::Absent { operand: name })
 }
@@ -321,7 +319,7 @@ fn batch_index(operands: &Operands<'_>, index: usize, lead: &Dim) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Attention, AttentionMask, Rotary, RotaryLayout};
+    use crate::graph::{Rotary, RotaryLayout};
 
     fn ty(dims: [Dim; 4]) -> Type {
         Type::new(Elem::Act, dims)

@@ -1,0 +1,188 @@
+//! `run`: do with a model what it is for, on the CPU, or on cards as far as that is built.
+//!
+//! What a model is for, its description says, or `--task`. Each task has a file of its own here.
+
+mod generate;
+mod reader;
+mod report;
+
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, bail};
+use qeff_plugin_api::graph::Task;
+
+use super::ModelArgs;
+use super::compile::args::CardArgs;
+use super::engines::EngineArgs;
+use super::forms::FormArgs;
+use super::prompts::PromptArgs;
+use crate::checkpoint::Checkpoint;
+use crate::compile::Shape;
+use crate::describe::Described;
+use crate::generate::{Sampling, SamplingError};
+use crate::text::StopStrings;
+
+/// Words of `--task`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TaskArg {
+    /// Continue text.
+    Generate,
+}
+
+impl TaskArg {
+    /// What a model is for, as a word of `--task`; `None` if nothing here does that.
+    fn of(task: Task) -> Option<Self> {
+        match task {
+            Task::CausalLm => Some(TaskArg::Generate),
+            _ => None,
+        }
+    }
+}
+
+/// Flags of `run`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What to do with the model [default: what it is for].
+    #[arg(long, value_enum, value_name = "TASK")]
+    task: Option<TaskArg>,
+    #[command(flatten)]
+    prompts: PromptArgs,
+    /// Most tokens to generate for each prompt [default: what --ctx-len leaves, else 128].
+    #[arg(long, value_name = "N", visible_alias = "generation-len", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: Option<u32>,
+    /// Do not stop at the model's end-of-sequence ids.
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Positions of a sequence, prompt and answer [default: what the request needs].
+    #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx_len: Option<u32>,
+    /// Most prompt tokens in one call.
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_len: Option<u32>,
+    /// Sequences at once [default: one for each prompt, at most 8].
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch_size: Option<u32>,
+    /// Sequences at once with continuous batching: a slot that is free takes the next prompt.
+    #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    full_batch_size: Option<u32>,
+    #[command(flatten)]
+    forms: FormArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// End the answer before this text; may be repeated.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Treat each prompt as a user's turn, by the checkpoint's chat template.
+    #[arg(long, conflicts_with = "prompt_ids")]
+    chat: bool,
+    /// The system's turn before each prompt.
+    #[arg(long, value_name = "TEXT", requires = "chat", conflicts_with = "prompt_ids", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// A chat template instead of the checkpoint's.
+    #[arg(long, value_name = "FILE", requires = "chat", conflicts_with = "prompt_ids")]
+    chat_template: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    cards: CardArgs,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Add the raw logits of every step to the JSON document.
+    #[arg(long, requires = "json")]
+    logits: bool,
+}
+
+/// How ids are chosen; greedily if no flag is given.
+#[derive(Debug, clap::Args)]
+struct SamplingArgs {
+    /// Sample at this temperature; 0 always takes the likeliest token [default: 0, or 1 with another sampling flag].
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Sample among the K likeliest tokens.
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    top_k: Option<usize>,
+    /// Sample among the likeliest tokens that together reach probability P.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Sample among tokens at least this likely, relative to the likeliest.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Above 1, make tokens that were seen less likely.
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    repetition_penalty: Option<f32>,
+    /// Same seed, same text.
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    fn sampling(&self) -> Result<Sampling> {
+        let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        let default = Sampling::default();
+        let sampling = Sampling {
+            temperature: self.temperature.unwrap_or(if samples { 1.0 } else { 0.0 }),
+            top_k: self.top_k,
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
+            seed: self.seed,
+        };
+        sampling.validate().map_err(|error| match error {
+            // The library names a field, whoever typed it knows a flag.
+            SamplingError::Setting { name, found, expected } => {
+                anyhow!("--{}: expected {expected}, found {found}", name.replace('_', "-"))
+            }
+            other => other.into(),
+        })?;
+        Ok(sampling)
+    }
+}
+
+impl Args {
+    /// Sizes that cards are compiled for.
+    fn shape(&self) -> Shape {
+        Shape {
+            prompt_len: self.prompt_len.map(u64::from),
+            ctx_len: self.ctx_len.map(u64::from),
+            batch_size: self.batch_size.map(u64::from),
+            full_batch_size: self.full_batch_size.map(u64::from),
+            ..Shape::default()
+        }
+    }
+}
+
+/// What every task begins with.
+struct Opened<'a> {
+    args: &'a Args,
+    started: Instant,
+    checkpoint: Checkpoint,
+    described: Described,
+    /// Whether cards are meant, rather than the CPU.
+    on_cards: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let started = Instant::now();
+    // What can be wrong with the flags is said before any file is opened.
+    args.prompts.prompts()?;
+    args.sampling.sampling()?;
+    StopStrings::new(args.stop.clone())?;
+    let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
+    if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
+        bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
+    }
+
+    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let described = args.model.describe_opened(&checkpoint)?;
+    let task = described.model.task;
+    let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
+        bail!("this model is for {}, which `run` cannot do yet", task.name());
+    };
+    let opened = Opened { args, started, checkpoint, described, on_cards };
+    match task {
+        TaskArg::Generate => generate::run(opened),
+    }
+}
