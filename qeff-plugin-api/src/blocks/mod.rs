@@ -14,6 +14,7 @@ pub mod mlp;
 pub mod moe;
 pub mod norm;
 pub mod rope;
+pub mod vision;
 
 pub use act::Activation;
 pub use attention::{Attn, InCall, attention, attention_in_call, cross_attention};

@@ -15,6 +15,7 @@
 //! other. This module has no switch for any of them.
 
 mod gguf;
+pub mod text;
 
 use super::rope::RopeDefaults;
 use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary};
@@ -23,8 +24,21 @@ use crate::build::{BuildError, GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
 use crate::config::{Config, ConfigError};
 use crate::graph::{Embedding, Model, NormProduct, PositionLimit, Task};
 
-/// Scope of the embedding, and of the head where the two are one.
-const EMBEDDING: &str = "model.embed_tokens";
+/// Where a decoder lies in its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The scope of layers and the last norm.
+    pub base: &'static str,
+    /// The scope of the embedding, and of the head where the two are one.
+    pub embedding: &'static str,
+    /// The scope of a head of its own.
+    pub head: &'static str,
+}
+
+impl Place {
+    /// In a checkpoint that is nothing but the decoder.
+    pub const TOP: Place = Place { base: "model", embedding: "model.embed_tokens", head: "lm_head" };
+}
 
 /// The sizes of a decoder and its two ends.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +129,7 @@ impl Decoder {
             embedding: Embedding::default(),
             head: lm::Head {
                 vocab: config.count_or("vocab_size", family.vocab)?,
-                tied_to: tied.then_some(EMBEDDING),
+                tied_to: tied.then_some(Place::TOP.embedding),
                 ..lm::Head::default()
             },
             gguf_pairs: family.gguf_pairs,
@@ -154,14 +168,39 @@ impl Decoder {
 
     fn walk<'g>(&self, g: &'g GraphBuilder<'g>, layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>) {
         let (ids, positions) = (g.tokens(), g.positions());
-        let kv: Vec<_> = (0..).zip(&self.slots).map(|(layer, &slot)| g.kv(layer, slot)).collect();
-        let rope = Rope::table(g.at("model"), &self.rope);
-        let mut h = embed(g.at(EMBEDDING), ids, [self.head.vocab, self.hidden], self.embedding.clone());
+        let kv = self.slots(g);
+        let h = self.embed(g, Place::TOP, ids);
+        self.layers(g, Place::TOP, (h, positions), &kv, layer);
+    }
+
+    /// Declares the slot of each layer.
+    pub fn slots<'g>(&self, g: &'g GraphBuilder<'g>) -> Vec<Slot<'g>> {
+        (0..).zip(&self.slots).map(|(layer, &slot)| g.kv(layer, slot)).collect()
+    }
+
+    /// The embeddings of token ids.
+    pub fn embed<'g>(&self, g: &'g GraphBuilder<'g>, place: Place, ids: Value<'g>) -> Value<'g> {
+        embed(g.at(place.embedding), ids, [self.head.vocab, self.hidden], self.embedding.clone())
+    }
+
+    /// Every layer over the embeddings `h` of tokens at `positions`, then the head, which puts out logits.
+    pub fn layers<'g>(
+        &self,
+        g: &'g GraphBuilder<'g>,
+        place: Place,
+        (mut h, positions): (Value<'g>, Value<'g>),
+        kv: &[Slot<'g>],
+        layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>,
+    ) {
+        let base = g.at(place.base);
+        let rope = Rope::table(base, &self.rope);
         for (index, &slot) in kv.iter().enumerate() {
-            let scope = g.at("model").at(("layers", index as u64));
+            let scope = base.at(("layers", index as u64));
             h = layer(Layer { index, decoder: self, scope, positions, rope, slot }, h);
         }
-        lm::tail(g.root(), h, positions, ("model.norm", self.norm), &self.head);
+        let norm = format!("{}.norm", place.base);
+        let tied_to = self.head.tied_to.map(|_| place.embedding);
+        lm::tail(g.root(), h, positions, (&norm, self.norm), &lm::Head { scope: place.head, tied_to, ..self.head });
     }
 }
 
