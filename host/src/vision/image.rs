@@ -92,15 +92,7 @@ impl Rgb {
     /// # Errors
     /// If it cannot be read, is no PNG or JPEG, is damaged, or too large.
     pub fn open(path: &Path) -> Result<Self, VisionError> {
-        let read = |source| VisionError::Read { path: path.to_owned(), source };
-        let meta = std::fs::metadata(path).map_err(read)?;
-        if !meta.is_file() {
-            return Err(VisionError::Kind { path: path.to_owned(), found: "a folder or a device".into() });
-        }
-        if meta.len() > MAX_FILE {
-            return Err(too_large(path, "the file", format!("{} bytes", meta.len()), format!("{MAX_FILE} bytes")));
-        }
-        Self::decode(&std::fs::read(path).map_err(read)?, path)
+        Self::decode(&read(path)?, path)
     }
 
     /// Decodes the bytes of an image file; `path` is its name in messages.
@@ -125,6 +117,19 @@ impl Rgb {
         }
         Err(VisionError::Kind { path: path.to_owned(), found: looks_like(bytes).into() })
     }
+}
+
+/// The bytes of an image file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, VisionError> {
+    let failed = |source| VisionError::Read { path: path.to_owned(), source };
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(VisionError::Kind { path: path.to_owned(), found: "a folder or a device".into() });
+    }
+    if meta.len() > MAX_FILE {
+        return Err(too_large(path, "the file", format!("{} bytes", meta.len()), format!("{MAX_FILE} bytes")));
+    }
+    std::fs::read(path).map_err(failed)
 }
 
 /// Whether a JPEG file has an end of image after its last scan: the decoder fills what is missing with grey, and says

@@ -9,19 +9,31 @@
 //! | [`resize`] | pixels into pixels of another size, as Pillow does it |
 //! | [`grid`] | the size of an image into the tiles it is cut into, and the order of their rows |
 //! | [`processor`] | RGB pixels into tiles of normalised numbers, by `preprocessor_config.json` |
+//! | [`family`] | a checkpoint's files into how its model looks at images |
+//! | [`marks`] | places in a prompt into image tokens |
+//! | [`encoder`] | tiles into rows of embeddings, each image once |
+//! | [`session`] | rows of embeddings into what a language program is called with |
+//! | [`ready`] | a described model into both of its programs, loaded |
 //!
-//! It knows files, pixels and tokens. How a vision program computes is not known here.
+//! It knows files, pixels, tokens and what programs are called with. How they compute is not known here.
 
+pub mod encoder;
 mod error;
+pub mod family;
 mod fields;
 pub mod grid;
 pub mod image;
+pub mod marks;
 pub mod processor;
+pub mod ready;
 pub mod resize;
+pub mod session;
 
 use std::fmt;
 
+pub use encoder::Encoder;
 pub use error::VisionError;
+pub use family::{Family, Picture};
 pub use image::Rgb;
 pub use processor::{ImageProcessor, Tiles};
 

@@ -17,7 +17,7 @@ use crate::text::{ChatTemplate, Message, Tokenizer};
 /// New tokens where neither the user nor a context length says how many.
 const DEFAULT_NEW_TOKENS: usize = 128;
 /// Prompt tokens in one call where the user does not say: large enough to be fast, small enough to bound memory.
-const DEFAULT_CHUNK: usize = 512;
+pub(super) const DEFAULT_CHUNK: usize = 512;
 /// Sequences at once where the user does not say.
 const DEFAULT_SLOTS: usize = 8;
 
@@ -86,7 +86,7 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
 }
 
 /// The tokenizer of a run by ids, which is worth a warning if it is malformed, not an error: nothing has to be encoded.
-fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
+pub(super) fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
     checkpoint.opt_tokenizer().unwrap_or_else(|error| {
         talk::warn(&format!("there will be ids and no text: {error}"));
         None
@@ -127,14 +127,14 @@ fn encode(args: &Args, prompts: &[Prompt], tokenizer: Option<&Tokenizer>) -> Res
 }
 
 /// What the request needs of a session.
-struct Plan {
-    requests: Vec<Request>,
-    slots: usize,
-    context: usize,
+pub(super) struct Plan {
+    pub(super) requests: Vec<Request>,
+    pub(super) slots: usize,
+    pub(super) context: usize,
 }
 
 impl Plan {
-    fn new(args: &Args, prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<Self> {
+    pub(super) fn new(args: &Args, prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<Self> {
         check_ids(prompts, model)?;
         // Positions that do not exist bound a sequence; positions that were only never trained are the user's choice.
         let hard = model.positions.filter(|limit| limit.hard).map(|limit| limit.trained as usize);

@@ -2,9 +2,11 @@
 //!
 //! What a model is for, its description says, or `--task`. Each task has a file of its own here.
 
+mod conversation;
 mod generate;
 mod reader;
 mod report;
+mod vlm;
 
 use std::time::Instant;
 
@@ -27,6 +29,8 @@ use crate::text::StopStrings;
 enum TaskArg {
     /// Continue text.
     Generate,
+    /// Answer about images.
+    Vlm,
 }
 
 impl TaskArg {
@@ -34,6 +38,7 @@ impl TaskArg {
     fn of(task: Task) -> Option<Self> {
         match task {
             Task::CausalLm => Some(TaskArg::Generate),
+            Task::ImageTextToText => Some(TaskArg::Vlm),
             _ => None,
         }
     }
@@ -49,6 +54,8 @@ pub(crate) struct Args {
     task: Option<TaskArg>,
     #[command(flatten)]
     prompts: PromptArgs,
+    #[command(flatten)]
+    images: vlm::ImageArgs,
     /// Most tokens to generate for each prompt [default: what --ctx-len leaves, else 128].
     #[arg(long, value_name = "N", visible_alias = "generation-len", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
@@ -167,7 +174,9 @@ struct Opened<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     // What can be wrong with the flags is said before any file is opened.
-    args.prompts.prompts()?;
+    if args.images.messages.is_none() {
+        args.prompts.prompts()?;
+    }
     args.sampling.sampling()?;
     StopStrings::new(args.stop.clone())?;
     let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
@@ -181,8 +190,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
         bail!("this model is for {}, which `run` cannot do yet", task.name());
     };
+    if task != TaskArg::Vlm
+        && let Some(flag) = args.images.first_given()
+    {
+        bail!("{flag} is for models that look at images, and this one does not");
+    }
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
         TaskArg::Generate => generate::run(opened),
+        TaskArg::Vlm => vlm::run(opened),
     }
 }
