@@ -104,10 +104,11 @@ impl Family {
             (_, None) => {
                 let embeds = program.output(Role::Embeds).map(|output| program.ty(output.value));
                 let fixed = embeds.and_then(|ty| ty.dims.get(1)).and_then(Dim::fixed);
-                let Some(fixed) = fixed.and_then(|n| usize::try_from(n).ok()) else {
-                    anyhow::bail!("{} does not say how many rows an image has", model.architecture);
-                };
-                Rows::PerTile(fixed)
+                Rows::PerTile(match fixed.and_then(|n| usize::try_from(n).ok()) {
+                    Some(rows) => rows,
+                    // The model says only that tiles stand one after the other.
+                    None => rows_of_tile(dir)?,
+                })
             }
         };
         let marks = tokenizer.map(|tokenizer| Marks::open(checkpoint, tokenizer)).transpose()?;
@@ -155,6 +156,16 @@ impl Family {
         let grid = best_grid(size, grids)?;
         Packing::new(size, Size::new(grid.height / tile, grid.width / tile), *patches)
     }
+}
+
+/// Rows of a tile by the processor of text.
+fn rows_of_tile(dir: &Path) -> Result<usize, VisionError> {
+    let rows = match Fields::open(&dir.join("processor_config.json"))? {
+        Some(fields) => fields.size("image_seq_length")?,
+        None => None,
+    };
+    // What its class says where the file does not.
+    Ok(rows.unwrap_or(256) as usize)
 }
 
 /// Side of a patch: what the processor of text counts by, or else the tower's own.

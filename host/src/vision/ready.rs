@@ -62,11 +62,7 @@ pub fn cpu(model: &Model, weights: &Weights, options: CpuOptions<'_>) -> Result<
 fn ports(model: &Model, language: &Program) -> Result<ImagePorts> {
     let link = model.links.iter().find(|link| link.to.0 == language.name);
     let embeds = &link.with_context(|| format!("program {} takes no images", language.name))?.to.1;
-    let part = language.states().find_map(|(_, state)| {
-        let place = state.names.iter().position(|name| name == embeds)?;
-        state.parts.get(place).copied()
-    });
-    let width = part.and_then(|part| language.ty(part).last().and_then(Dim::fixed));
+    let width = language.port(embeds).and_then(|part| language.ty(part).last().and_then(Dim::fixed));
     let width = width.and_then(|width| usize::try_from(width).ok());
     let counted = |name: Option<&str>| name.map(str::to_owned).context("the language program counts no image tokens");
     Ok(ImagePorts {

@@ -13,7 +13,7 @@ use qeff_plugin_api::blocks::vision::{
 use qeff_plugin_api::blocks::{Activation, Bias, Norm};
 use qeff_plugin_api::build::{BuildError, GraphBuilder, Scope, Value};
 use qeff_plugin_api::config::{Config, ConfigError};
-use qeff_plugin_api::graph::{Link, Model, NormProduct, PositionLimit, Program, Role, Task};
+use qeff_plugin_api::graph::{Dim, Link, Model, NormProduct, PositionLimit, Program, Role, Task};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
 /// The family.
@@ -161,7 +161,10 @@ fn see(c: &Sizes, top: &str, tensors: &TensorIndex) -> Result<Program, BuildErro
     let rows = if c.drops_first { at.slice(rows, 1, 1, i64::MAX, tower.patches.count()) } else { rows };
     let rows = pixel_shuffle(at, rows, tower.patches.grid(), c.square);
     let shown = c.projector.apply(g.at(format!("{top}multi_modal_projector")), rows);
-    g.output(vision::EMBEDS, Role::Embeds, shown);
+    // Tiles one after the other: to a text, an image is one row of rows.
+    let width = c.text.decoder.hidden;
+    let dims = [Dim::Fixed(1), "vision_size".into(), Dim::Fixed(width)];
+    g.output(vision::EMBEDS, Role::Embeds, at.reshape(shown, &[1, -1, width as i64], dims));
     g.finish()
 }
 

@@ -252,7 +252,10 @@ impl<'g> Scope<'g> {
 
     /// The stored tensor `leaf` of this scope as an expression.
     pub fn tensor(self, leaf: &str) -> WeightExpr {
-        self.named_tensor(&format!("{}.{leaf}", self.path()))
+        match self.path().as_str() {
+            "" => self.named_tensor(leaf),
+            path => self.named_tensor(&format!("{path}.{leaf}")),
+        }
     }
 
     /// A stored tensor by its full name as an expression.

@@ -336,6 +336,13 @@ impl Program {
         self.inputs.iter().find(|input| input.role == role)
     }
 
+    /// What the outside hands in under a name: an input, or a part of a state.
+    pub fn port(&self, name: &str) -> Option<ValueId> {
+        let input = self.inputs.iter().find(|input| input.name == name).map(|input| input.value);
+        let part = |state: &State| state.parts.get(state.names.iter().position(|part| part == name)?).copied();
+        input.or_else(|| self.states.iter().find_map(part))
+    }
+
     /// The output of a role.
     pub fn output(&self, role: Role) -> Option<&Output> {
         self.outputs.iter().find(|output| output.role == role)
