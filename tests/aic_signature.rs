@@ -25,7 +25,7 @@ const INVALID: i64 = i32::MAX as i64;
 #[test]
 fn every_golden() {
     let goldens = goldens().unwrap();
-    assert_eq!(goldens.len(), 20, "goldens found");
+    assert_eq!(goldens.len(), 21, "goldens found");
     let mut failures = vec![];
     for golden in &goldens {
         let found = check(golden).unwrap_or_else(|error| vec![format!("{error:#}")]);
@@ -157,7 +157,13 @@ fn compare_calls(golden: &Golden, lowered: &Lowered, failures: &mut Vec<String>)
         json!(counts)
     };
     equal("numbers of custom calls", &counts(expected), &counts(&found), failures);
-    let [expected, found] = [expected, &found].map(|calls| calls.iter().map(placed).collect::<Vec<_>>());
+    let [mut expected, mut found] = [expected, &found].map(|calls| calls.iter().map(placed).collect::<Vec<_>>());
+    // The reference writes the states of all late layers before the first of them; here each layer writes its own, so that a
+    // card that has the layer has all of it. The calls are the same in another order.
+    if golden.facts["config"]["model_type"] == "llama_swiftkv" {
+        expected.sort_by_key(Json::to_string);
+        found.sort_by_key(Json::to_string);
+    }
     equal_lists("custom call", &expected, &found, failures);
     Ok(())
 }

@@ -69,7 +69,7 @@ fn steps(case: &Case) -> Vec<Case> {
 }
 
 /// Families whose fixtures are run in every way.
-const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite", "gpt_oss"];
+const FAMILIES: &[&str] = &["llama", "mistral", "gpt2", "qwen2", "qwen3", "granite", "gpt_oss", "swiftkv"];
 
 /// Runs every fixture of a family and reports all failures together.
 fn check_family(family: &str, how: How) {
@@ -111,6 +111,11 @@ fn qwen3() {
 #[test]
 fn granite() {
     check_family("granite", How { slots: 1, chunk: 512 });
+}
+
+#[test]
+fn swiftkv() {
+    check_family("swiftkv", How { slots: 1, chunk: 512 });
 }
 
 #[test]

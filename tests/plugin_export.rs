@@ -44,6 +44,7 @@ fn linked_and_loaded_plugins_export_the_same_bytes() -> Result<()> {
         ("granite", "granite/base"),
         ("gpt_oss", "gpt_oss/base"),
         ("gpt2", "gpt2/base"),
+        ("swiftkv", "swiftkv/base"),
     ] {
         for target in ["aic", "cpu"] {
             let linked = export(&fixture(model), target, None)?;

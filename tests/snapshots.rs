@@ -14,24 +14,25 @@ use qeff_host::checkpoint::Checkpoint;
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Model;
 
-/// An architecture with the fixture that stands for it and its field for the number of layers.
-const ARCHITECTURES: &[(&str, &str, &str)] = &[
-    ("llama", "llama/base", "num_hidden_layers"),
-    ("mistral", "mistral/sliding", "num_hidden_layers"),
-    ("gpt2", "gpt2/base", "n_layer"),
-    ("qwen2", "qwen2/base", "num_hidden_layers"),
-    ("qwen3", "qwen3/base", "num_hidden_layers"),
-    ("granite", "granite/multipliers", "num_hidden_layers"),
-    ("gpt_oss", "gpt_oss/base", "num_hidden_layers"),
+/// An architecture with the fixture that stands for it, its field for the number of layers, and how many show what it is.
+const ARCHITECTURES: &[(&str, &str, &str, u64)] = &[
+    ("llama", "llama/base", "num_hidden_layers", 1),
+    ("mistral", "mistral/sliding", "num_hidden_layers", 1),
+    ("gpt2", "gpt2/base", "n_layer", 1),
+    ("qwen2", "qwen2/base", "num_hidden_layers", 1),
+    ("qwen3", "qwen3/base", "num_hidden_layers", 1),
+    ("granite", "granite/multipliers", "num_hidden_layers", 1),
+    ("gpt_oss", "gpt_oss/base", "num_hidden_layers", 1),
+    ("swiftkv", "swiftkv/sharded-f32", "num_hidden_layers", 2),
 ];
 
-/// The model of a fixture with one layer.
-fn one_layer(name: &str, layers: &str) -> Result<(Model, Checkpoint)> {
+/// The model of a fixture with fewer layers.
+fn shortened(name: &str, layers: &str, count: u64) -> Result<(Model, Checkpoint)> {
     let checkpoint = Checkpoint::open(&fixture(name))?;
     let mut config: serde_json::Value = serde_json::from_str(&checkpoint.config.to_text())?;
-    config[layers] = 1.into();
+    config[layers] = count.into();
     if let Some(types) = config.get_mut("layer_types").and_then(|types| types.as_array_mut()) {
-        types.truncate(1);
+        types.truncate(count as usize);
     }
     let model = describe_with(&Config::parse(&config.to_string())?, checkpoint.weights.index())?;
     Ok((model, checkpoint))
@@ -47,8 +48,8 @@ fn snapshot(architecture: &str, what: &str, content: &str) {
 
 #[test]
 fn graphs() -> Result<()> {
-    for (architecture, name, layers) in ARCHITECTURES {
-        let (model, _) = one_layer(name, layers)?;
+    for &(architecture, name, layers, count) in ARCHITECTURES {
+        let (model, _) = shortened(name, layers, count)?;
         snapshot(architecture, "graph", &text::print(&model));
     }
     Ok(())
@@ -56,8 +57,8 @@ fn graphs() -> Result<()> {
 
 #[test]
 fn onnx_of_each_target() -> Result<()> {
-    for (architecture, name, layers) in ARCHITECTURES {
-        let (model, checkpoint) = one_layer(name, layers)?;
+    for &(architecture, name, layers, count) in ARCHITECTURES {
+        let (model, checkpoint) = shortened(name, layers, count)?;
         for target in [Target::Cpu, Target::Aic] {
             let lowered = lower(&model.programs[0], checkpoint.weights.index(), target)?;
             // Function bodies do not depend on the model; one snapshot of their own holds them.
@@ -71,7 +72,7 @@ fn onnx_of_each_target() -> Result<()> {
 /// The features that are passes, on one family: what they change is the difference to `llama/aic`.
 #[test]
 fn features() -> Result<()> {
-    let (model, checkpoint) = one_layer("llama/base", "num_hidden_layers")?;
+    let (model, checkpoint) = shortened("llama/base", "num_hidden_layers", 1)?;
     let mut changed = model.clone();
     let features = Features { last_k: true, batching: true, ..Features::default() };
     let mut report = String::new();
@@ -88,8 +89,8 @@ fn features() -> Result<()> {
 /// Which stored tensor each initializer holds: names are part of what users see.
 #[test]
 fn weight_names() -> Result<()> {
-    for (architecture, name, layers) in ARCHITECTURES {
-        let (model, checkpoint) = one_layer(name, layers)?;
+    for &(architecture, name, layers, count) in ARCHITECTURES {
+        let (model, checkpoint) = shortened(name, layers, count)?;
         let lowered = lower(&model.programs[0], checkpoint.weights.index(), Target::Aic)?;
         let mut names = String::new();
         for weight in &lowered.weights {

@@ -12,9 +12,12 @@ use qeff_core::weights::gguf::Header;
 use qeff_core::weights::quantised::Quantization;
 use qeff_core::weights::{Checkpoint as Weights, CheckpointError};
 use qeff_plugin_api::config::Config;
+use qeff_plugin_api::plugin::WeightFormat;
 use serde_json::Value as Json;
 
+use crate::foreign;
 use crate::gguf;
+use crate::plugins::Entry;
 use crate::text::Tokenizer;
 
 /// Largest config file that is read: the hub's are a few kilobytes.
@@ -45,6 +48,14 @@ impl Checkpoint {
     /// # Errors
     /// If either is missing or malformed.
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_with(dir, &[])
+    }
+
+    /// The same for a folder whose weights may be in a format of plugins, which are asked if there is no safetensors file.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(dir: &Path, formats: &[Entry<dyn WeightFormat>]) -> Result<Self> {
         if !dir.exists() {
             bail!(
                 "there is no checkpoint at {}: give the folder that holds config.json and the weights, or a .gguf file",
@@ -83,13 +94,19 @@ impl Checkpoint {
             // transformers falls back on the model's own config.
             None => eos_ids(&serde_json::from_str(&text)?, "config.json")?.unwrap_or_default(),
         };
-        let opened = Weights::open(dir).and_then(|weights| weights.dequantised(quantization.as_ref()));
-        let weights = opened.map_err(|error| match &error {
+        let explained = |error: CheckpointError| match &error {
             CheckpointError::Header { path, .. } if is_lfs_pointer(path) => {
                 anyhow!("{} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`", path.display())
             }
             _ => error.into(),
-        })?;
+        };
+        let weights = match Weights::open(dir) {
+            Err(error @ (CheckpointError::NoWeights { .. } | CheckpointError::PytorchOnly { .. })) => {
+                foreign::open(dir, formats)?.ok_or(error)
+            }
+            opened => opened,
+        };
+        let weights = weights.and_then(|weights| weights.dequantised(quantization.as_ref())).map_err(explained)?;
         Ok(Checkpoint { dir: dir.to_owned(), config, weights, quantization, eos, consumed: vec![] })
     }
 

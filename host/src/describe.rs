@@ -17,6 +17,8 @@ pub struct DescribeOptions<'a> {
     pub plugin: Option<&'a str>,
     /// Refuse what is otherwise only warned of: unread config fields, unused tensors.
     pub strict: bool,
+    /// Rewrites to apply to the description, in this order; see [`Registry::rewrite`] for how they are named.
+    pub rewrites: &'a [String],
 }
 
 /// A described model.
@@ -53,6 +55,15 @@ pub fn describe(checkpoint: &Checkpoint, registry: &Registry, options: DescribeO
     let unread = request.config.unread();
     validate(&model, checkpoint.weights.index())
         .with_context(|| format!("plugin {} describes {} wrongly", plugin, checkpoint.dir.display()))?;
+    let mut model = model;
+    for name in options.rewrites {
+        let rewrite = registry.rewrite(name)?;
+        let rewritten = || format!("rewrite `{name}` of plugin {}", rewrite.origin.plugin);
+        model =
+            rewrite.rewrite(model, checkpoint.weights.index()).with_context(|| format!("{} refuses", rewritten()))?;
+        validate(&model, checkpoint.weights.index())
+            .with_context(|| format!("{} leaves the model invalid", rewritten()))?;
+    }
     let mut warnings = vec![];
     if !unread.is_empty() {
         warnings.push(format!(
@@ -86,17 +97,9 @@ fn unreadable(checkpoint: &Checkpoint) -> Option<String> {
         .then(|| format!("{tensors} stored in a type that cannot be read yet, and left out: {}", list(&names)))
 }
 
-/// One sentence on stored tensors that the model does not read, leaving out those known to carry nothing.
+/// One sentence on stored tensors that the model does not read, if there are any.
 fn unused_tensors(checkpoint: &Checkpoint, model: &Model) -> Option<String> {
-    let used: BTreeSet<&str> = model.sources();
-    let stale = |name: &str| model.stale_tensors.iter().any(|ending| format!(".{name}").ends_with(ending.as_str()));
-    let readable = checkpoint.weights.index().iter().map(|(name, _)| name);
-    let unreadable = checkpoint.weights.unsupported().map(|(name, _)| name);
-    let unused: Vec<String> = readable
-        .chain(unreadable)
-        .filter(|name| !used.contains(name) && !stale(name) && !checkpoint.consumes(name))
-        .map(str::to_owned)
-        .collect();
+    let unused: Vec<String> = unused(checkpoint, model).map(str::to_owned).collect();
     (!unused.is_empty()).then(|| {
         let tensors = if unused.len() == 1 {
             "1 stored tensor is".to_owned()
@@ -105,6 +108,15 @@ fn unused_tensors(checkpoint: &Checkpoint, model: &Model) -> Option<String> {
         };
         format!("{tensors} not used: {}", list(&unused))
     })
+}
+
+/// Stored tensors that the model does not read, leaving out those known to carry nothing.
+pub(crate) fn unused<'a>(checkpoint: &'a Checkpoint, model: &'a Model) -> impl Iterator<Item = &'a str> {
+    let used: BTreeSet<&str> = model.sources();
+    let stale = |name: &str| model.stale_tensors.iter().any(|ending| format!(".{name}").ends_with(ending.as_str()));
+    let readable = checkpoint.weights.index().iter().map(|(name, _)| name);
+    let unreadable = checkpoint.weights.unsupported().map(|(name, _)| name);
+    readable.chain(unreadable).filter(move |name| !used.contains(name) && !stale(name) && !checkpoint.consumes(name))
 }
 
 /// The first names of a list, and how many more there are.

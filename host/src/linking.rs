@@ -61,6 +61,13 @@ impl<'a> Linking<'a> {
                 folder.display()
             );
         }
+        if let (Target::Aic, Some(format)) = (target, checkpoint.weights.foreign_format()) {
+            bail!(
+                "the weights of {} are in the format {format} of a plugin, and the AI 100 compiler reads linked weights from \
+                 safetensors files only: use --storage packed",
+                folder.display()
+            );
+        }
         let bf16 = match (target, remainder) {
             (Target::Cpu, None) => bytes_from_bf16(weights) > MOST_UNASKED,
             _ => true,

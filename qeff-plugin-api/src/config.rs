@@ -401,7 +401,7 @@ impl Config {
     }
 
     /// Dotted paths of every field that was asked for, in order.
-    pub(crate) fn read_fields(&self) -> Vec<String> {
+    pub fn read_fields(&self) -> Vec<String> {
         self.read.borrow().iter().cloned().collect()
     }
 

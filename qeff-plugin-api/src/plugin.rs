@@ -114,10 +114,25 @@ pub struct StoredTensor {
     pub info: crate::TensorInfo,
     /// First byte in the file.
     pub offset: u64,
-    /// Bytes in the file.
+    /// Bytes in the file: those of its blocks, one after the other.
     pub length: u64,
-    /// Encoding as the format names it; [`WeightFormat::decode`] gets it back.
+    /// Encoding as the format names it; [`WeightFormat::decode`] gets it back. Empty if the bytes are little-endian elements
+    /// as they stand: nothing is decoded then, and the host may use them where they lie.
     pub encoding: String,
+    /// What the bytes are cut into; without an encoding it is not looked at.
+    pub block: StoredBlock,
+}
+
+/// The smallest piece of a tensor that can be decoded by itself. A tensor is a whole number of them, in row-major order.
+///
+/// The host decodes as many at a time as memory allows, so a tensor in one block is a tensor in memory; a block becomes 16
+/// MiB at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoredBlock {
+    /// Elements after decoding.
+    pub elements: u64,
+    /// Bytes in the file.
+    pub bytes: u64,
 }
 
 /// A file format of weights.
@@ -135,7 +150,8 @@ pub trait WeightFormat: Send + Sync + 'static {
     /// If the file is malformed.
     fn index(&self, head: &[u8], length: u64) -> Result<HeaderNeed, PluginError>;
 
-    /// Decodes the bytes of one tensor, or of a range of whole blocks of it, to little-endian elements.
+    /// Decodes some blocks of one tensor, which `bytes` are, to the little-endian elements that fill `out` exactly. Called
+    /// from several threads at once, in any order.
     ///
     /// # Errors
     /// If the encoding is unknown or the bytes are malformed.

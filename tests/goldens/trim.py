@@ -12,7 +12,7 @@ from pathlib import Path
 CASES = [
     "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-gqa+ccl", "llama-tied",
     "llama-rope3", "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
-    "llama-gqa+fp16",
+    "llama-gqa+fp16", "llama-swiftkv",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
 CONFIG = [
@@ -23,7 +23,7 @@ CONFIG = [
     "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
     "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "activation_function",
     "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention",
-    "num_local_experts", "num_experts_per_tok",
+    "num_local_experts", "num_experts_per_tok", "num_key_value_layers", "key_value_group_size", "swiftkv",
 ]
 
 

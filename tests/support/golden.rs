@@ -112,7 +112,7 @@ impl Golden {
             tensors.insert(name, TensorInfo { dtype: DType::F32, shape: shape.to_vec() });
         };
         match config["model_type"].as_str() {
-            Some(family @ ("llama" | "mistral" | "qwen2" | "qwen3" | "granite")) => {
+            Some(family @ ("llama" | "llama_swiftkv" | "mistral" | "qwen2" | "qwen3" | "granite")) => {
                 let (vocab, hidden, inner) = (count("vocab_size")?, count("hidden_size")?, count("intermediate_size")?);
                 let heads = count("num_attention_heads")?;
                 let width = count("head_dim").unwrap_or(hidden / heads);
@@ -130,7 +130,14 @@ impl Golden {
                         ("mlp.up_proj", &[inner, hidden]),
                         ("mlp.down_proj", &[hidden, inner]),
                     ];
-                    shapes.iter().for_each(|(name, shape)| add(format!("model.layers.{i}.{name}.weight"), shape));
+                    let late = family == "llama_swiftkv" && i >= count("num_key_value_layers")?;
+                    let ending = |name: &str| match name {
+                        "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" if late => "_swiftkv",
+                        _ => "",
+                    };
+                    for (name, shape) in shapes {
+                        add(format!("model.layers.{i}.{name}{}.weight", ending(name)), shape);
+                    }
                     let more: &[(&str, u64)] = match family {
                         "qwen2" => &[("q_proj.bias", q), ("k_proj.bias", kv), ("v_proj.bias", kv)],
                         "qwen3" => &[("q_norm.weight", width), ("k_norm.weight", width)],
@@ -139,6 +146,9 @@ impl Golden {
                     more.iter().for_each(|(name, n)| add(format!("model.layers.{i}.self_attn.{name}"), &[*n]));
                 }
                 add("model.norm.weight".into(), &[hidden]);
+                if family == "llama_swiftkv" {
+                    add("model.norm_swiftkv.weight".into(), &[hidden]);
+                }
                 if config["tie_word_embeddings"] != true {
                     add("lm_head.weight".into(), &[vocab, hidden]);
                 }

@@ -84,27 +84,27 @@ pub(crate) struct ModelArgs {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) plugin: Option<String>,
+    /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rewrite: Vec<String>,
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long)]
     pub(crate) strict: bool,
 }
 
 impl ModelArgs {
-    /// Opens the checkpoint and has it described.
+    /// Opens the checkpoint, with the plugins that may read and describe it, and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
-        let checkpoint = Checkpoint::open(&self.model)?;
-        let described = self.describe_opened(&checkpoint)?;
-        Ok((checkpoint, described))
-    }
-
-    /// Has an opened checkpoint described.
-    pub(crate) fn describe_opened(&self, checkpoint: &Checkpoint) -> Result<Described> {
         let mut registry = Registry::builtin();
         if let Some(choice) = &self.plugin {
             registry.choose(choice)?;
         }
-        let options = DescribeOptions { plugin: self.plugin.as_deref(), strict: self.strict };
-        describe(checkpoint, &registry, options)
+        let checkpoint = Checkpoint::open_with(&self.model, registry.formats())?;
+        // A plugin may be named for its rewrites or its weight format alone; anybody may describe the model then.
+        let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
+        let options = DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite };
+        let described = describe(&checkpoint, &registry, options)?;
+        Ok((checkpoint, described))
     }
 }
 

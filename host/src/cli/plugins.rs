@@ -1,5 +1,8 @@
 //! `plugins`: what describes models.
 
+mod check;
+mod new;
+
 use anyhow::Result;
 use serde_json::json;
 
@@ -21,12 +24,23 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Write a crate for a new plugin, with a tiny checkpoint and tests.
+    New(new::Args),
+    /// Check that a built plugin keeps what it has to.
+    Check(check::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let Verb::List { json } = &args.verb;
+    match &args.verb {
+        Verb::List { json } => list(*json),
+        Verb::New(args) => new::run(args),
+        Verb::Check(args) => check::run(args),
+    }
+}
+
+fn list(json: bool) -> Result<()> {
     let listed = Registry::builtin().list();
-    if *json {
+    if json {
         return talk::json(&json!({ "plugins": listed }));
     }
     let mut text = String::new();

@@ -18,4 +18,5 @@ pub use registry::{Entry, Listed, Origin, Registry, Source, is_path};
 use {
     qeff_plugin_gpt_oss as _, qeff_plugin_gpt2 as _, qeff_plugin_granite as _, qeff_plugin_internvl as _,
     qeff_plugin_llama as _, qeff_plugin_llava as _, qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _,
+    qeff_plugin_swiftkv as _,
 };

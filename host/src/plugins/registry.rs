@@ -283,6 +283,11 @@ impl Registry {
         }
     }
 
+    /// Whether the plugin `choice` (a name or a path) describes models at all.
+    pub fn has_architectures(&self, choice: &str) -> bool {
+        self.architectures.iter().any(|entry| entry.origin.is(choice))
+    }
+
     fn supported(&self) -> String {
         let line = |entry: &Entry<dyn Architecture>| format!("  {}: {}", entry.origin, entry.item.names().join(", "));
         let lines: Vec<_> = self.architectures.iter().map(line).collect();
@@ -393,6 +398,7 @@ mod tests {
             ("llama", vec!["LlamaForCausalLM", "MistralForCausalLM"]),
             ("qwen2", vec!["Qwen2ForCausalLM"]),
             ("qwen3", vec!["Qwen3ForCausalLM"]),
+            ("swiftkv", vec!["LlamaSwiftKVForCausalLM"]),
         ];
         let expected: Vec<_> = expected
             .into_iter()

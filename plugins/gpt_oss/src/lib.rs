@@ -3,12 +3,12 @@
 //! Attention with sinks, every other layer over a window of which no more is kept than it needs; and a mixture of experts
 //! in place of the feed-forward part.
 
-use qeff_plugin_api::blocks::decoder::{Decoder, Defaults};
+use qeff_plugin_api::blocks::decoder::{Cache, Decoder, Defaults};
 use qeff_plugin_api::blocks::linear::Rows;
 use qeff_plugin_api::blocks::moe::{Experts, Projection, experts, top_then_softmax};
 use qeff_plugin_api::blocks::rope::RopeDefaults;
 use qeff_plugin_api::blocks::{Attn, Bias, Norm, RopeConfig, masks};
-use qeff_plugin_api::build::Scope;
+use qeff_plugin_api::build::{Kv, Scope};
 use qeff_plugin_api::config::{Config, ConfigError};
 use qeff_plugin_api::graph::{AttentionMask, ExpertActivation, Model, NormProduct, Weigh};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
@@ -41,9 +41,9 @@ impl Architecture for GptOss {
         c.norm = Norm::Rms { eps: config.positive_or("rms_norm_eps", 1e-5)?, product: NormProduct::InF32 };
         c.rope = rope(config, &c)?;
         let masks = masks::by_layer(config, c.layers, window(config)?, |layer| layer % 2 == 0)?;
-        for (slot, mask) in c.slots.iter_mut().zip(&masks) {
+        for (cache, mask) in c.caches.iter_mut().zip(&masks) {
             if let AttentionMask::Sliding(_) = mask {
-                *slot = slot.rolling();
+                *cache = Cache::Own(Kv::full(c.kv_heads, c.head_dim).rolling());
             }
         }
         let bias = Bias::from(config.flag_or("attention_bias", true)?);

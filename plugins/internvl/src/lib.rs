@@ -5,13 +5,12 @@
 //! Tiles of an image stand one after the other, so nothing depends on its size.
 
 use qeff_plugin_api::TensorIndex;
-use qeff_plugin_api::blocks::decoder::Place;
 use qeff_plugin_api::blocks::decoder::text::TextModel;
 use qeff_plugin_api::blocks::vision::{
     self, Names, Patches, Projector, Tower, VISION, language, pixel_shuffle, with_class,
 };
 use qeff_plugin_api::blocks::{Activation, Bias, Norm};
-use qeff_plugin_api::build::{BuildError, GraphBuilder, Scope, Value};
+use qeff_plugin_api::build::{BuildError, Scope, Value};
 use qeff_plugin_api::config::{Config, ConfigError};
 use qeff_plugin_api::graph::{Dim, Link, Model, NormProduct, PositionLimit, Program, Role, Task};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
@@ -39,19 +38,7 @@ impl Architecture for InternVl {
 
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
         let c = Sizes::read(config)?;
-        let memory = tensors.has_prefix("model.");
-        let place = match memory {
-            true => {
-                Place { base: "model.language_model", embedding: "model.language_model.embed_tokens", head: "lm_head" }
-            }
-            false => Place {
-                base: "language_model.model",
-                embedding: "language_model.model.embed_tokens",
-                head: "language_model.lm_head",
-            },
-        };
-        let programs =
-            vec![see(&c, if memory { "model." } else { "" }, tensors)?, language(&c.text, place, tensors, c.token)?];
+        let programs = vec![see(&c, tensors)?, language(&c.text, tensors, c.token)?];
         let end = |program: &str| (program.to_owned(), vision::EMBEDS.to_owned());
         Ok(Model {
             architecture: NAME.to_owned(),
@@ -92,7 +79,7 @@ impl Sizes {
         vision.refuse_unless("use_absolute_position_embeddings", &true.into())?;
         vision.refuse_unless("use_mask_token", &false.into())?;
         // These act while training only.
-        for field in ["projection_dropout", "layer_scale_init_value", "hidden_dropout_prob"] {
+        for field in ["projection_dropout", "layer_scale_init_value", "hidden_dropout_prob", "tie_word_embeddings"] {
             vision.mentions(field);
         }
         let tower = Tower {
@@ -145,11 +132,11 @@ impl Sizes {
 }
 
 /// The vision program.
-fn see(c: &Sizes, top: &str, tensors: &TensorIndex) -> Result<Program, BuildError> {
-    let g = GraphBuilder::new(VISION, tensors);
+fn see(c: &Sizes, tensors: &TensorIndex) -> Result<Program, BuildError> {
+    let g = vision::program(VISION, tensors);
     let tower = &c.tower;
     let pixels = vision::pixels(&g, &["num_patches"], tower.patches.channels);
-    let at = g.at(format!("{top}vision_tower"));
+    let at = g.at("vision_tower");
     let rows = tower.run(at, embed(tower, at, pixels), &[tower.layers]);
     let Some(&rows) = rows.first() else { return g.finish() };
     let rows = if c.last_norm {
@@ -160,7 +147,7 @@ fn see(c: &Sizes, top: &str, tensors: &TensorIndex) -> Result<Program, BuildErro
     };
     let rows = if c.drops_first { at.slice(rows, 1, 1, i64::MAX, tower.patches.count()) } else { rows };
     let rows = pixel_shuffle(at, rows, tower.patches.grid(), c.square);
-    let shown = c.projector.apply(g.at(format!("{top}multi_modal_projector")), rows);
+    let shown = c.projector.apply(g.at("multi_modal_projector"), rows);
     // Tiles one after the other: to a text, an image is one row of rows.
     let width = c.text.decoder.hidden;
     let dims = [Dim::Fixed(1), "vision_size".into(), Dim::Fixed(width)];

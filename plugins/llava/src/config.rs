@@ -53,6 +53,10 @@ impl Llava {
             Some("siglip_vision_model") => (Encoder::Siglip, siglip::read(&vision)?),
             Some(_) => return Err(vision.unsupported("model_type", "clip_vision_model or siglip_vision_model")),
         };
+        // They are about training, or about CLIP's text, of which there is none.
+        for field in ["initializer_factor", "projection_dim", "vocab_size", "tie_word_embeddings", "vision_use_head"] {
+            vision.mentions(field);
+        }
         let text = TextModel::read(config, "llama")?;
         let after = feature_layers(config, tower.layers)?;
         let drops_first = match config.opt_text("vision_feature_select_strategy")?.as_deref() {

@@ -7,9 +7,8 @@
 mod config;
 
 use qeff_plugin_api::TensorIndex;
-use qeff_plugin_api::blocks::decoder::Place;
 use qeff_plugin_api::blocks::vision::{self, VISION, clip, language, packed, packing_input, siglip};
-use qeff_plugin_api::build::{BuildError, GraphBuilder};
+use qeff_plugin_api::build::BuildError;
 use qeff_plugin_api::graph::{Dim, Link, Model, PositionLimit, Program, Role, Task};
 use qeff_plugin_api::plugin::{Architecture, PluginError, Request};
 
@@ -28,60 +27,25 @@ impl Architecture for LlavaFamily {
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
         let next = config.texts("architectures")?.first().is_some_and(|name| name == self.names()[1]);
         let c = Llava::read(config, if next { Packing::ByImage } else { Packing::None })?;
-        let names = Names::of(tensors);
-        let programs = vec![see(&c, &names, tensors)?, language(&c.text, names.text, tensors, c.token)?];
+        let programs = vec![see(&c, tensors)?, language(&c.text, tensors, c.token)?];
         let end = |program: &str| (program.to_owned(), vision::EMBEDS.to_owned());
         Ok(Model {
             architecture: self.names()[usize::from(next)].to_owned(),
             task: Task::ImageTextToText,
             positions: Some(PositionLimit { trained: c.text.decoder.rope.positions, hard: false }),
-            stale_tensors: stale(&c, &names, tensors),
+            stale_tensors: stale(&c, tensors),
             programs,
             links: vec![Link { from: end(VISION), to: end(vision::LANGUAGE) }],
         })
     }
 }
 
-/// Where a checkpoint keeps its parts.
-struct Names {
-    tower: &'static str,
-    projector: &'static str,
-    /// What stands before `image_newline`.
-    top: &'static str,
-    text: Place,
-}
-
-impl Names {
-    /// Files say `language_model.model.…`, or, as transformers calls the parts in memory since 4.52, `model.language_model.…`.
-    fn of(tensors: &TensorIndex) -> Self {
-        if tensors.has_prefix("model.") {
-            return Names {
-                tower: "model.vision_tower.vision_model",
-                projector: "model.multi_modal_projector",
-                top: "model",
-                text: Place {
-                    base: "model.language_model",
-                    embedding: "model.language_model.embed_tokens",
-                    head: "lm_head",
-                },
-            };
-        }
-        Names {
-            tower: "vision_tower.vision_model",
-            projector: "multi_modal_projector",
-            top: "",
-            text: Place {
-                base: "language_model.model",
-                embedding: "language_model.model.embed_tokens",
-                head: "language_model.lm_head",
-            },
-        }
-    }
-}
+/// Scope of the image encoder.
+const TOWER: &str = "vision_tower.vision_model";
 
 /// The vision program.
-fn see(c: &Llava, names: &Names, tensors: &TensorIndex) -> Result<Program, BuildError> {
-    let g = GraphBuilder::new(VISION, tensors);
+fn see(c: &Llava, tensors: &TensorIndex) -> Result<Program, BuildError> {
+    let g = vision::program(VISION, tensors);
     let tower = &c.tower;
     let colours = tower.patches.channels;
     let pixels = match c.packing {
@@ -92,10 +56,10 @@ fn see(c: &Llava, names: &Names, tensors: &TensorIndex) -> Result<Program, Build
             let [height, width] = tower.patches.image;
             let dims = [colours, height, width];
             let shape: Vec<i64> = [-1].into_iter().chain(dims.map(|n| n as i64)).collect();
-            g.at(names.tower).reshape(all, &shape, [Dim::symbol("num_patches")].into_iter().chain(dims.map(Dim::Fixed)))
+            g.at(TOWER).reshape(all, &shape, [Dim::symbol("num_patches")].into_iter().chain(dims.map(Dim::Fixed)))
         }
     };
-    let at = g.at(names.tower);
+    let at = g.at(TOWER);
     let rows = match c.encoder {
         Encoder::Clip => clip::embed(tower, at, pixels),
         Encoder::Siglip => siglip::embed(tower, at, pixels),
@@ -110,23 +74,23 @@ fn see(c: &Llava, names: &Names, tensors: &TensorIndex) -> Result<Program, Build
         true => at.slice(rows, 1, 1, i64::MAX, c.rows()),
         false => rows,
     };
-    let shown = c.projector.apply(g.at(names.projector), rows);
+    let shown = c.projector.apply(g.at("multi_modal_projector"), rows);
     match c.packing {
         Packing::None => g.output(vision::EMBEDS, Role::Embeds, shown),
         Packing::ByImage => {
-            let top = if names.top.is_empty() { g.root() } else { g.at(names.top) };
-            let stored = top.weight_of_shape(top.tensor("image_newline"), &[c.text.decoder.hidden]);
-            packed(g.at("packing"), shown, stored, packing_input(&g));
+            let line_break = g.root().weight_of_shape(g.root().tensor("image_newline"), &[c.text.decoder.hidden]);
+            packed(g.at("packing"), shown, line_break, packing_input(&g));
         }
     }
     g.finish()
 }
 
 /// Tensors of the tower behind the last layer that anybody looks at, and what old files carry.
-fn stale(c: &Llava, names: &Names, tensors: &TensorIndex) -> Vec<String> {
+fn stale(c: &Llava, tensors: &TensorIndex) -> Vec<String> {
     let last = c.after.iter().copied().max().unwrap_or(0);
     let behind = |name: &str| {
-        let Some(part) = name.strip_prefix(names.tower).and_then(|part| part.strip_prefix('.')) else { return false };
+        let own = name.strip_prefix("model.").unwrap_or(name);
+        let Some(part) = own.strip_prefix(TOWER).and_then(|part| part.strip_prefix('.')) else { return false };
         let layer = part.strip_prefix("encoder.layers.").and_then(|part| part.split('.').next()?.parse::<u64>().ok());
         layer.is_some_and(|layer| layer >= last) || part.starts_with("post_layernorm.") || part.starts_with("head.")
     };

@@ -1,11 +1,11 @@
-//! A checkpoint: one safetensors file, shards with an index beside them, or one GGUF file.
+//! A checkpoint: one safetensors file, shards with an index beside them, one GGUF file, or files that a plugin reads.
 //!
 //! Opening reads headers only, so a checkpoint of any size opens in milliseconds; every statement a file makes about
 //! itself is checked here, once, so that reading later is arithmetic. A tensor of a type we cannot compute with (F4, say)
 //! is refused when somebody uses it: a checkpoint may carry tensors that no description asks for.
 //!
-//! Quantised blocks, and floats of one byte, are decoded when they are lent: to whoever reads, such a tensor is one of f32
-//! that does not lie anywhere.
+//! Quantised blocks, floats of one byte, and what a plugin's format encodes are decoded when they are lent: to whoever
+//! reads, such a tensor is one of plain numbers that does not lie anywhere.
 //!
 //! This module does not know what tensors are for.
 
@@ -15,9 +15,11 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use qeff_plugin_api::plugin::WeightFormat;
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
 use super::blocks::{BlockPart, Encoding};
+use super::foreign::{self, Encoded, ForeignError};
 use super::gguf::{self, BlockType, GgufError, Storage};
 use super::quantised::{Coded, Part, QuantisedError, Stored};
 use super::safetensors::{Entry, HeaderError, read_header};
@@ -88,6 +90,17 @@ pub enum CheckpointError {
         /// What is wrong with it.
         #[source]
         error: GgufError,
+    },
+    /// A file of a plugin's format that cannot be read.
+    #[error("{}: weight format {format}: {error}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Name of the format.
+        format: String,
+        /// What is wrong with it.
+        #[source]
+        error: ForeignError,
     },
     /// Parts of a quantised weight that do not fit together.
     #[error(transparent)]
@@ -195,6 +208,10 @@ pub struct Checkpoint {
     places: BTreeMap<String, Place>,
     /// Tensors that are decoded from one or more stored ones; they have no place.
     coded: BTreeMap<String, Coded>,
+    /// Tensors that a plugin decodes; they have no place either.
+    encoded: BTreeMap<String, Encoded>,
+    /// Name of the plugin's format that the files are in.
+    format: Option<String>,
     unsupported: BTreeMap<String, Unsupported>,
 }
 
@@ -287,12 +304,53 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Opens the checkpoint that the files at `paths` are together, which `format` reads.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`]; what the format says of a file is not believed unchecked.
+    pub fn open_foreign(paths: &[PathBuf], format: &Arc<dyn WeightFormat>) -> Result<Self, CheckpointError> {
+        let mut checkpoint = Self { format: Some(format.name().to_owned()), ..Self::empty() };
+        let mut first_of = BTreeMap::new();
+        for (file, path) in paths.iter().enumerate() {
+            let mapping = Arc::new(Mapping::open(path)?);
+            let tensors = foreign::read(&mapping, format).map_err(|error| {
+                let (path, format) = (path.clone(), format.name().to_owned());
+                CheckpointError::Foreign { path, format, error }
+            })?;
+            mapping.release(0..mapping.len());
+            for (name, info, stored) in tensors {
+                if let Some(first) = first_of.insert(name.clone(), file) {
+                    let (first, second) = (paths[first].clone(), path.clone());
+                    return Err(CheckpointError::Duplicate { tensor: name, first, second });
+                }
+                match stored {
+                    foreign::Stored::Plain(range) => {
+                        checkpoint.places.insert(name.clone(), Place { file, range, blocks: None });
+                    }
+                    foreign::Stored::Encoded(encoded) => {
+                        checkpoint.encoded.insert(name.clone(), encoded);
+                    }
+                }
+                checkpoint.index.insert(name, info);
+            }
+            checkpoint.files.push(CheckpointFile { mapping });
+        }
+        Ok(checkpoint)
+    }
+
+    /// Name of the plugin's format that the files are in; `None` for safetensors and GGUF.
+    pub fn foreign_format(&self) -> Option<&str> {
+        self.format.as_deref()
+    }
+
     fn empty() -> Self {
         Self {
             files: vec![],
             index: TensorIndex::new(),
             places: BTreeMap::new(),
             coded: BTreeMap::new(),
+            encoded: BTreeMap::new(),
+            format: None,
             unsupported: BTreeMap::new(),
         }
     }
@@ -364,6 +422,7 @@ impl Checkpoint {
         self.index.remove(name);
         self.places.remove(name);
         self.coded.remove(name);
+        self.encoded.remove(name);
     }
 
     /// Adds a tensor that is decoded.
@@ -459,6 +518,9 @@ impl TensorSource for Checkpoint {
         if let Some(coded) = self.coded.get(name) {
             return coded.lend(name, elements).map(Cow::Owned);
         }
+        if let Some(encoded) = self.encoded.get(name) {
+            return encoded.lend(name, elements).map(Cow::Owned);
+        }
         let Some(Located { mapping, bytes, blocks, before }) = self.locate(name, &elements) else {
             let count = info.shape.iter().product();
             return Err(SourceError::OutOfRange { tensor: name.to_owned(), range: elements, count });
@@ -485,6 +547,9 @@ impl TensorSource for Checkpoint {
     fn encoding(&self, name: &str) -> Option<Encoding<'_>> {
         if let Some(coded) = self.coded.get(name) {
             return Some(coded.encoding());
+        }
+        if let Some(encoded) = self.encoded.get(name) {
+            return Some(Encoding { name: encoded.encoding.as_str().into(), blocks: None });
         }
         let blocks = self.places.get(name)?.blocks?;
         Some(Encoding { name: Storage::Blocks(blocks).name().into(), blocks: Some(blocks.layout()) })
@@ -514,6 +579,9 @@ impl TensorSource for Checkpoint {
     fn release(&self, name: &str, elements: Range<u64>) {
         if let Some(coded) = self.coded.get(name) {
             return coded.release(elements);
+        }
+        if let Some(encoded) = self.encoded.get(name) {
+            return encoded.release(elements);
         }
         if let Some(Located { mapping, bytes, .. }) = self.locate(name, &elements) {
             mapping.release(bytes);

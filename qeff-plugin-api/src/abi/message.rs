@@ -4,7 +4,7 @@
 
 use prost::Message;
 
-use crate::plugin::{HeaderNeed, PluginError, StoredTensor};
+use crate::plugin::{HeaderNeed, PluginError, StoredBlock, StoredTensor};
 use crate::{TensorIndex, TensorInfo, onnx};
 
 /// Longest answer about a file's tensors.
@@ -56,6 +56,10 @@ struct Stored {
     length: u64,
     #[prost(string, tag = "4")]
     encoding: String,
+    #[prost(uint64, tag = "5")]
+    block_elements: u64,
+    #[prost(uint64, tag = "6")]
+    block_bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -103,6 +107,8 @@ pub(super) fn write_index(need: HeaderNeed) -> Vec<u8> {
                     offset: stored.offset,
                     length: stored.length,
                     encoding: stored.encoding,
+                    block_elements: stored.block.elements,
+                    block_bytes: stored.block.bytes,
                 })
                 .collect(),
         },
@@ -121,7 +127,8 @@ pub(super) fn read_index(bytes: &[u8]) -> Result<HeaderNeed, PluginError> {
     let stored = answer.tensors.into_iter().map(|stored| {
         let tensor = stored.tensor.ok_or_else(|| PluginError::Other("a stored tensor has no name".into()))?;
         let (name, info) = tensor_info(tensor)?;
-        Ok(StoredTensor { name, info, offset: stored.offset, length: stored.length, encoding: stored.encoding })
+        let Stored { offset, length, encoding, block_elements: elements, block_bytes: bytes, .. } = stored;
+        Ok(StoredTensor { name, info, offset, length, encoding, block: StoredBlock { elements, bytes } })
     });
     Ok(HeaderNeed::Tensors(stored.collect::<Result<_, PluginError>>()?))
 }

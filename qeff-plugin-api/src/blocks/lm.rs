@@ -34,15 +34,29 @@ impl Default for Head<'_> {
 /// The norm comes before the selection as in the reference's graphs, so that a pass may keep more positions.
 pub fn tail<'g>(root: Scope<'g>, h: Value<'g>, positions: Value<'g>, norm: (&str, Norm), head: &Head<'_>) {
     let h = norm.1.apply(root.at(norm.0), h);
+    let (rows, _) = last(root.at("select"), h, positions);
+    self::head(root, rows, head);
+}
+
+/// The row of the largest position of each sequence in `h[B, S, N]`, and that position: `[B, 1, N]` and `i64[B, 1]`.
+pub fn last<'g>(at: Scope<'g>, h: Value<'g>, positions: Value<'g>) -> (Value<'g>, Value<'g>) {
     let select = Op::Select(Select { mode: SelectMode::Last });
-    let Some(&last) = root.at("select").nodes(select, &[Some(h), Some(positions)]).first() else { return };
+    match at.nodes(select, &[Some(h), Some(positions)])[..] {
+        [rows, positions] => (rows, positions),
+        // The description has failed, and whatever follows does nothing.
+        _ => (h, positions),
+    }
+}
+
+/// The head over rows `[B, S′, N]` that are to be scored; declares the output `logits` in f32.
+pub fn head<'g>(root: Scope<'g>, rows: Value<'g>, head: &Head<'_>) {
     let at = root.at(head.scope);
     let table = head.tied_to.map_or_else(|| at.tensor("weight"), |embedding| root.at(embedding).tensor("weight"));
     let bias = (head.bias == Bias::Yes).then(|| at.weight(at.tensor("bias")));
-    let width = last.ty().and_then(|ty| ty.last().and_then(Dim::fixed)).unwrap_or(0);
+    let width = rows.ty().and_then(|ty| ty.last().and_then(Dim::fixed)).unwrap_or(0);
     let table = at.weight_of_shape(table, &[head.vocab, width]);
     let linear = Op::Linear(graph::Linear::default());
-    let logits = at.node(linear, &[Some(last), Some(table), bias]);
+    let logits = at.node(linear, &[Some(rows), Some(table), bias]);
     let logits = finish(root.at("logits"), logits, head);
     let logits = match logits.ty() {
         Some(ty) if ty.elem != Elem::F32 => root.at("logits").cast(logits, DType::F32),

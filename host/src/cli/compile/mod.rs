@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH", conflicts_with = "onnx_path")]
     plugin: Option<String>,
+    /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
+    #[arg(long, value_name = "NAME", conflicts_with = "onnx_path")]
+    rewrite: Vec<String>,
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long, conflicts_with = "onnx_path")]
     strict: bool,
@@ -136,7 +139,12 @@ fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> 
              out, or give an ONNX file that has them with --onnx-path"
         );
     }
-    let model = ModelArgs { model: path.to_owned(), plugin: args.plugin.clone(), strict: args.strict };
+    let model = ModelArgs {
+        model: path.to_owned(),
+        plugin: args.plugin.clone(),
+        rewrite: args.rewrite.clone(),
+        strict: args.strict,
+    };
     let (checkpoint, described) = model.describe()?;
     talk::warnings(&described.warnings);
     if !args.json {

@@ -184,8 +184,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
     }
 
-    let checkpoint = Checkpoint::open(&args.model.model)?;
-    let described = args.model.describe_opened(&checkpoint)?;
+    let (checkpoint, described) = args.model.describe()?;
     let task = described.model.task;
     let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
         bail!("this model is for {}, which `run` cannot do yet", task.name());

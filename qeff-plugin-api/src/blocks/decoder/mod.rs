@@ -24,21 +24,8 @@ use crate::build::{BuildError, GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
 use crate::config::{Config, ConfigError};
 use crate::graph::{Embedding, Model, NormProduct, PositionLimit, Task};
 
-/// Where a decoder lies in its checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The scope of layers and the last norm.
-    pub base: &'static str,
-    /// The scope of the embedding, and of the head where the two are one.
-    pub embedding: &'static str,
-    /// The scope of a head of its own.
-    pub head: &'static str,
-}
-
-impl Place {
-    /// In a checkpoint that is nothing but the decoder.
-    pub const TOP: Place = Place { base: "model", embedding: "model.embed_tokens", head: "lm_head" };
-}
+/// Scope of the embedding, and of the head where the two are one.
+const EMBEDDING: &str = "model.embed_tokens";
 
 /// The sizes of a decoder and its two ends.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,8 +42,8 @@ pub struct Decoder {
     pub kv_heads: u64,
     /// Width of a head.
     pub head_dim: u64,
-    /// The slot of each layer: full, unless the family makes some of them rolling.
-    pub slots: Vec<Kv>,
+    /// What each layer attends to: a full slot of its own, unless the family says otherwise.
+    pub caches: Vec<Cache>,
     /// Every norm.
     pub norm: Norm,
     /// Activation of the feed-forward part.
@@ -69,6 +56,15 @@ pub struct Decoder {
     pub head: lm::Head<'static>,
     /// See [`Defaults::gguf_pairs`].
     pub gguf_pairs: bool,
+}
+
+/// What a layer attends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// A slot that it writes.
+    Own(Kv),
+    /// The slot of the last layer before it that has its own.
+    Borrowed,
 }
 
 /// What a family's config class says where the file does not.
@@ -122,14 +118,14 @@ impl Decoder {
             heads,
             kv_heads,
             head_dim,
-            slots: vec![Kv::full(kv_heads, head_dim); layers as usize],
+            caches: vec![Cache::Own(Kv::full(kv_heads, head_dim)); layers as usize],
             norm: Norm::Rms { eps: config.positive_or("rms_norm_eps", 1e-6)?, product: NormProduct::AfterCast },
             act: Activation::read(config, "hidden_act", Activation::Silu)?,
             rope: RopeConfig::read(config, &RopeDefaults { head_dim, positions, base: 10_000.0, partial: false })?,
             embedding: Embedding::default(),
             head: lm::Head {
                 vocab: config.count_or("vocab_size", family.vocab)?,
-                tied_to: tied.then_some(Place::TOP.embedding),
+                tied_to: tied.then_some(EMBEDDING),
                 ..lm::Head::default()
             },
             gguf_pairs: family.gguf_pairs,
@@ -151,10 +147,27 @@ impl Decoder {
         tensors: &TensorIndex,
         layer: impl for<'g> Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>,
     ) -> Result<Model, BuildError> {
+        self.model_of(architecture, tensors, |stack| {
+            let h = stack.layers().fold(stack.embed(), |h, l| layer(l, h));
+            stack.tail(h);
+        })
+    }
+
+    /// The language model that `walk` describes: from token ids to logits.
+    ///
+    /// # Errors
+    /// If the description does not fit the checkpoint.
+    pub fn model_of(
+        &self,
+        architecture: &str,
+        tensors: &TensorIndex,
+        walk: impl for<'g> Fn(&Stack<'_, 'g>),
+    ) -> Result<Model, BuildError> {
         let of_layer = gguf::of_layer(self);
         let names = GgufNames { modules: gguf::MODULES, layers: "model.layers", of_layer: &of_layer };
         let g = GraphBuilder::new("main", tensors).base_prefix("model").gguf(&names);
-        self.walk(&g, layer);
+        let positions = (g.tokens(), g.positions());
+        walk(&Stack::open(self, g.root(), positions));
         Ok(Model {
             architecture: architecture.to_owned(),
             task: Task::CausalLm,
@@ -165,42 +178,74 @@ impl Decoder {
             links: vec![],
         })
     }
+}
 
-    fn walk<'g>(&self, g: &'g GraphBuilder<'g>, layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>) {
-        let (ids, positions) = (g.tokens(), g.positions());
-        let kv = self.slots(g);
-        let h = self.embed(g, Place::TOP, ids);
-        self.layers(g, Place::TOP, (h, positions), &kv, layer);
-    }
+/// A decoder under description: what its layers share, and the ways in and out.
+pub struct Stack<'c, 'g> {
+    decoder: &'c Decoder,
+    /// Where `model` and the head are.
+    root: Scope<'g>,
+    /// Token ids, `i64[B, S]`.
+    pub ids: Value<'g>,
+    /// Their positions, `i64[B, S]`.
+    pub positions: Value<'g>,
+    rope: Rope<'g>,
+    /// The slot of each layer, of its own or borrowed.
+    slots: Vec<Slot<'g>>,
+}
 
-    /// Declares the slot of each layer.
-    pub fn slots<'g>(&self, g: &'g GraphBuilder<'g>) -> Vec<Slot<'g>> {
-        (0..).zip(&self.slots).map(|(layer, &slot)| g.kv(layer, slot)).collect()
-    }
-
-    /// The embeddings of token ids.
-    pub fn embed<'g>(&self, g: &'g GraphBuilder<'g>, place: Place, ids: Value<'g>) -> Value<'g> {
-        embed(g.at(place.embedding), ids, [self.head.vocab, self.hidden], self.embedding.clone())
-    }
-
-    /// Every layer over the embeddings `h` of tokens at `positions`, then the head, which puts out logits.
-    pub fn layers<'g>(
-        &self,
-        g: &'g GraphBuilder<'g>,
-        place: Place,
-        (mut h, positions): (Value<'g>, Value<'g>),
-        kv: &[Slot<'g>],
-        layer: impl Fn(Layer<'_, 'g>, Value<'g>) -> Value<'g>,
-    ) {
-        let base = g.at(place.base);
-        let rope = Rope::table(base, &self.rope);
-        for (index, &slot) in kv.iter().enumerate() {
-            let scope = base.at(("layers", index as u64));
-            h = layer(Layer { index, decoder: self, scope, positions, rope, slot }, h);
+impl<'c, 'g> Stack<'c, 'g> {
+    /// A decoder whose `model` and head are below `root`; declares its slots.
+    pub fn open(decoder: &'c Decoder, root: Scope<'g>, (ids, positions): (Value<'g>, Value<'g>)) -> Self {
+        let g = root.builder();
+        let mut slots: Vec<Slot<'g>> = vec![];
+        for (layer, cache) in (0..).zip(&decoder.caches) {
+            let own = |kv| g.kv(layer, kv);
+            slots.push(match (cache, slots.last()) {
+                (Cache::Borrowed, Some(&before)) => before,
+                (Cache::Borrowed, None) => own(Kv::full(decoder.kv_heads, decoder.head_dim)),
+                (Cache::Own(kv), _) => own(*kv),
+            });
         }
-        let norm = format!("{}.norm", place.base);
-        let tied_to = self.head.tied_to.map(|_| place.embedding);
-        lm::tail(g.root(), h, positions, (&norm, self.norm), &lm::Head { scope: place.head, tied_to, ..self.head });
+        Stack { decoder, root, ids, positions, rope: Rope::table(root.at("model"), &decoder.rope), slots }
+    }
+
+    /// What the first layer takes.
+    pub fn embed(&self) -> Value<'g> {
+        let Decoder { head, hidden, embedding, .. } = self.decoder;
+        embed(self.root.at(EMBEDDING), self.ids, [head.vocab, *hidden], embedding.clone())
+    }
+
+    /// The layers in order.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer<'c, 'g>> {
+        self.slots.iter().enumerate().map(|(index, &slot)| Layer {
+            index,
+            decoder: self.decoder,
+            scope: self.root.at("model").at(("layers", index as u64)),
+            positions: self.positions,
+            rope: self.rope,
+            slot,
+        })
+    }
+
+    /// The decoder's norm, with the weight that `model` calls `name`.
+    pub fn norm(&self, name: &str, x: Value<'g>) -> Value<'g> {
+        self.decoder.norm.apply(self.root.at("model").at(name), x)
+    }
+
+    /// The rows of the largest position of each sequence, `[B, 1, N]`, and these positions, `[B, 1]`.
+    pub fn last(&self, h: Value<'g>) -> (Value<'g>, Value<'g>) {
+        lm::last(self.root.at("select"), h, self.positions)
+    }
+
+    /// The way out: last norm, last position, head.
+    pub fn tail(&self, h: Value<'g>) {
+        lm::tail(self.root, h, self.positions, ("model.norm", self.decoder.norm), &self.decoder.head);
+    }
+
+    /// The head alone, over the rows that are to be scored.
+    pub fn head(&self, rows: Value<'g>) {
+        lm::head(self.root, rows, &self.decoder.head);
     }
 }
 
@@ -250,7 +295,29 @@ impl<'g> Layer<'_, 'g> {
         let (a, positions) = (self.scope.at("self_attn"), self.positions);
         let (q, k) = (rotary(a, q, self.rope, positions), rotary(a, k, self.rope, positions));
         self.slot.write(a, [k, v], positions);
-        let o = attention(a, q, self.slot, positions, how);
+        self.answer(q, how, bias)
+    }
+
+    /// Keeps keys and values of tokens at `positions`, the keys turned by them.
+    pub fn keep(self, k: Value<'g>, v: Value<'g>, positions: Value<'g>) {
+        let a = self.scope.at("self_attn");
+        self.slot.write(a, [rotary(a, k, self.rope, positions), v], positions);
+    }
+
+    /// The same layer over hidden states at other positions.
+    pub fn at_positions(self, positions: Value<'g>) -> Self {
+        Layer { positions, ..self }
+    }
+
+    /// [`Self::attend`] for queries alone, over what is kept.
+    pub fn look(self, q: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
+        self.answer(rotary(self.scope.at("self_attn"), q, self.rope, self.positions), how, bias)
+    }
+
+    /// What turned queries find, back at the hidden width.
+    fn answer(self, q: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
+        let a = self.scope.at("self_attn");
+        let o = attention(a, q, self.slot, self.positions, how);
         linear(a.at("o_proj"), o, &Linear::to(self.decoder.hidden).bias(bias))
     }
 

@@ -87,7 +87,7 @@ impl TextModel {
         masks::refuse_other_layers(text, "full_attention")?;
         let attention: Bias = text.flag_or("attention_bias", false)?.into();
         let mlp = text.flag_or("mlp_bias", false)?.into();
-        let masks = vec![AttentionMask::Causal; decoder.slots.len()];
+        let masks = vec![AttentionMask::Causal; decoder.caches.len()];
         Ok(TextModel { inputs: attention, output: attention, mlp, ..Self::of(decoder, masks) })
     }
 
@@ -98,7 +98,7 @@ impl TextModel {
         }
         let window = masks::window(text, 4096)?;
         masks::refuse_other_layers(text, if window.is_some() { "sliding_attention" } else { "full_attention" })?;
-        let masks = vec![masks::within(window); decoder.slots.len()];
+        let masks = vec![masks::within(window); decoder.caches.len()];
         Ok(Self::of(decoder, masks))
     }
 
@@ -116,7 +116,7 @@ impl TextModel {
         let attention: Bias = text.flag_or("attention_bias", false)?.into();
         let mlp = text.flag_or("mlp_bias", false)?.into();
         let (scale, residual) = (text.f32_or("attention_multiplier", 1.0)?, text.f32_or("residual_multiplier", 1.0)?);
-        let masks = vec![AttentionMask::Causal; decoder.slots.len()];
+        let masks = vec![AttentionMask::Causal; decoder.caches.len()];
         let read = Self::of(decoder, masks);
         Ok(TextModel { inputs: attention, output: attention, mlp, scale, residual, ..read })
     }

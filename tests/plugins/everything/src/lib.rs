@@ -7,7 +7,8 @@ use qeff_plugin_api::build::GraphBuilder;
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::{AttrValue, Embedding, Model, OnnxOp, Op, Program, Role, Task, Type, ValueId};
 use qeff_plugin_api::plugin::{
-    Architecture, Fit, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, StoredTensor, WeightFormat,
+    Architecture, Fit, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, StoredBlock, StoredTensor,
+    WeightFormat,
 };
 use qeff_plugin_api::{DType, Elem, TensorIndex, TensorInfo, WeightExpr};
 
@@ -147,6 +148,7 @@ impl WeightFormat for Toy {
             offset: HEADER,
             length: rows * columns,
             encoding: "plus-one".into(),
+            block: StoredBlock { elements: 1, bytes: 1 },
         };
         Ok(HeaderNeed::Tensors(vec![tensor]))
     }
