@@ -17,6 +17,7 @@ use super::talk;
 use crate::interrupt::Interrupts;
 use crate::linking::{Linking, Remainder};
 use crate::prepare;
+use crate::vision::{Size, sizes};
 
 /// Flags of `export`.
 #[derive(Debug, clap::Args)]
@@ -51,6 +52,10 @@ pub(crate) struct Args {
     /// Positions of a sequence; decides rotary rules that depend on the length (dynamic, longrope).
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     ctx_len: Option<u32>,
+    /// Height and width of the images that a model of any resolution is to see; repeat the flag for several, each of which
+    /// gets a vision program of its own [default: 1109x1610 for AI 100, any size for the CPU].
+    #[arg(long, value_name = "HxW")]
+    image_size: Vec<Size>,
     #[command(flatten)]
     forms: FormArgs,
     /// Memory for converting weights, in MB.
@@ -160,6 +165,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         context: args.ccl_enabled,
         reach: args.ctx_len.map_or(0, u64::from),
     };
+    if target == Target::Aic || !args.image_size.is_empty() {
+        sizes::fix(&mut described.model, &checkpoint, &args.image_size)?;
+    }
     let (quantised, report) = forms.quantised(&mut described.model, &checkpoint.weights)?;
     let source = forms.facets(&quantised);
     let linking = match args.storage {

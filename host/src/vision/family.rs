@@ -150,6 +150,31 @@ impl Family {
         Ok(picture)
     }
 
+    /// The size of every tile, unless it depends on the image.
+    pub fn tile(&self) -> Option<Size> {
+        self.processor.tile_size()
+    }
+
+    /// Most tiles of an image.
+    pub fn most_tiles(&self) -> u64 {
+        match &self.processor.cut {
+            Cut::Whole | Cut::Square(_) => 1,
+            Cut::AnyResolution { grids, tile, .. } => {
+                let tiles = |grid: &Size| u64::from(grid.height / tile) * u64::from(grid.width / tile);
+                1 + grids.iter().map(tiles).max().unwrap_or(0)
+            }
+            Cut::NearestShape { most, .. } => 1 + u64::from(*most),
+        }
+    }
+
+    /// Rows of a tile, before any packing.
+    pub fn rows_per_tile(&self) -> u64 {
+        match &self.rows {
+            Rows::PerTile(rows) => *rows as u64,
+            Rows::Packed { patches, .. } => patches.area(),
+        }
+    }
+
     /// How the rows of an image of a size are packed, for a model that packs them.
     pub fn packing(&self, size: Size) -> Option<Packing> {
         let Rows::Packed { grids, tile, patches } = &self.rows else { return None };

@@ -13,6 +13,7 @@
 //! | [`marks`] | places in a prompt into image tokens |
 //! | [`encoder`] | tiles into rows of embeddings, each image once |
 //! | [`session`] | rows of embeddings into what a language program is called with |
+//! | [`sizes`] | image sizes into programs and sizes for cards |
 //! | [`ready`] | a described model into both of its programs, loaded |
 //!
 //! It knows files, pixels, tokens and what programs are called with. How they compute is not known here.
@@ -28,6 +29,7 @@ pub mod processor;
 pub mod ready;
 pub mod resize;
 pub mod session;
+pub mod sizes;
 
 use std::fmt;
 
@@ -60,6 +62,17 @@ impl Size {
     /// Height times width.
     pub fn area(self) -> u64 {
         u64::from(self.height) * u64::from(self.width)
+    }
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    /// `HEIGHTxWIDTH`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |part: &str| part.parse::<u32>().ok().filter(|n| (1..=65_535).contains(n));
+        let sides = text.split_once('x').and_then(|(height, width)| Some(Size::new(side(height)?, side(width)?)));
+        sides.ok_or_else(|| format!("expected HEIGHTxWIDTH in pixels, such as 336x672, found `{text}`"))
     }
 }
 

@@ -8,6 +8,7 @@ mod batching;
 mod context;
 mod dtype;
 mod last_k;
+mod packing;
 mod quantise;
 mod reach;
 
@@ -16,6 +17,7 @@ use std::fmt;
 use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::Model;
 
+pub use packing::fix_packing;
 pub use quantise::quantise;
 
 /// Which features a model gets.

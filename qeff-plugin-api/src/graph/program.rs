@@ -439,6 +439,29 @@ impl Program {
         value
     }
 
+    /// Takes an input away that no node uses any more. Its value stays in the arena, for nobody to use.
+    pub fn remove_input(&mut self, index: usize) {
+        if index >= self.inputs.len() {
+            return;
+        }
+        self.inputs.remove(index);
+        self.declarations.retain(|declaration| *declaration != Declaration::Input(index));
+        for declaration in &mut self.declarations {
+            if let Declaration::Input(i) = declaration
+                && *i > index
+            {
+                *i -= 1;
+            }
+        }
+        for value in &mut self.values {
+            if let Def::Input(i) = &mut value.def
+                && *i > index
+            {
+                *i -= 1;
+            }
+        }
+    }
+
     /// Declares a state with parts of the given names and types.
     pub fn add_state(&mut self, slot: impl Into<String>, kind: StateKind, parts: Vec<(String, Type)>) -> SlotId {
         let id = SlotId(self.states.len() as u32);
