@@ -15,6 +15,7 @@ mod machine;
 mod prompts;
 mod quantised;
 mod text;
+mod vlm;
 mod weights;
 
 use std::path::PathBuf;
