@@ -60,13 +60,65 @@ def quantised(name, config, tensors, data=bytes(range(1, 120, 7))):
     write("quantised", name, json.dumps(dict(quantization_config=config)).encode(), text, data)
 
 
+def varint(number):
+    out = b""
+    number &= (1 << 64) - 1
+    while True:
+        number, low = number >> 7, number & 127
+        out += bytes([low | 128 if number else low])
+        if not number:
+            return out
+
+
+def message(*fields):
+    """Protobuf: fields as (number, value), a value an integer, a text or the bytes of another message."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            value = value.encode() if isinstance(value, str) else value
+            out += varint(number << 3 | 2) + varint(len(value)) + value
+    return out
+
+
+def container(segments, base=0, align=8):
+    """A QPC of (name, bytes)."""
+    head, table, out = 40, b"", b""
+    start = head + 32 * len(segments)
+    for name, data in segments:
+        places = []
+        for piece in (name.encode() + b"\0", data):
+            out += bytes(-(start + len(out)) % align)
+            places.append(base + start + len(out))
+            out += piece
+        table += struct.pack("<4Q", len(data), 0, *places)
+    return struct.pack("<IBBH4Q", 0x00A1CD7C, 0, 1, 1, start + len(out), base, len(segments), base + head) + table + out
+
+
+def network(inputs, outputs, rows=(), cores=16):
+    """networkdesc.bin of bindings (name, type, dims, partial) and rows of (type, dims)."""
+    form = lambda kind, dims: message((1, kind), (4, b"".join(map(varint, dims))))
+    binding = lambda name, kind, dims, partial: message((1, name), (2, form(kind, dims)), (3, form(kind, dims)), (5, partial))
+    shapes = lambda row: message(*((1, message((1, kind), (2, b"".join(map(varint, dims))))) for kind, dims in row))
+    return message((1, 9), (3, "QAicGraph"), *((4, binding(*b)) for b in inputs), *((5, binding(*b)) for b in outputs),
+                   (7, cores), (14, 1), *((18, shapes(row)) for row in rows))
+
+
+def io_desc(bindings, selected=True):
+    """IoDesc of bindings (name, type, direction, dims)."""
+    all_of = [(2, message((1, name), (2, i), (3, kind), (4, way), (7, b"".join(map(varint, dims))), (10, 1)))
+              for i, (name, kind, way, dims) in enumerate(bindings)]
+    return message(*([(2, message((1, "default"), *all_of))] if selected else []), (3, "QAicGraph"))
+
+
 def write(target, name, *files):
     (SEEDS / target / name).write_bytes(CUT.join(files))
 
 
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
-    for target in ("safetensors", "gguf", "quantised"):
+    for target in ("safetensors", "gguf", "quantised", "qpc"):
         (SEEDS / target).mkdir(parents=True)
 
     two = [("a", "F32", [2, 3]), ("b", "F8_E4M3", [5]), ("c", "I64", [])]
@@ -121,6 +173,24 @@ def main():
     quantised("fbgemm", dict(quant_method="fbgemm_fp8"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [4, 1])])
     quantised("mxfp4", dict(quant_method="mxfp4"), [("m_blocks", "U8", [2, 3, 2, 16]), ("m_scales", "U8", [2, 3, 2])])
     quantised("left-over", dict(quant_method="awq", bits=4, group_size=16), awq[1:])
+
+    state = ("past_key.0", 1, [1, 2, 8, 4], 1)
+    inputs = [("input_ids", 7, [1, 4], 0), ("position_ids", 7, [1, 4], 0), state]
+    outputs = [("logits", 0, [1, 1, 9], 0), ("past_key.0_RetainedState", 1, [1, 2, 8, 4], 1)]
+    row = lambda n: [(7, [1, n]), (7, [1, n]), (1, [1, 2, 8, 4]), (0, [1, 1, 9]), (1, [1, 2, 8, 4])]
+    sound = network(inputs, outputs, [row(4), row(1)])
+    segments = [("constantsdesc.bin", bytes(24)), ("network.elf", b"\x7fELF"), ("networkdesc.bin", sound)]
+    write("qpc", "sound", container(segments))
+    write("qpc", "heap-base", container(segments, base=0x7F0000001000))
+    write("qpc", "unaligned", container(segments, align=1))
+    write("qpc", "cut", container(segments)[:-8])
+    write("qpc", "one-specialization", container([("networkdesc.bin", network(inputs, outputs))]))
+    write("qpc", "short-row", container([("networkdesc.bin", network(inputs, outputs, [row(1)[1:]]))]))
+    write("qpc", "negative-dims", container([("networkdesc.bin", network([("x", 7, [-1, 4], 0)], outputs))]))
+    write("qpc", "cards", container([("mdp_meta_info", b"{}")] + [(f"QAicGraph_slice{i:02}", container(segments)) for i in (1, 0)]))
+    write("qpc", "cards-with-a-gap", container([("mdp_meta_info", b"{}"), ("QAicGraph_slice01", container(segments))]))
+    write("qpc", "io-descriptor", io_desc([("input_ids", 7, 0, [1, 4]), ("x_InternalRetainedState", 11, 1, [2])]))
+    write("qpc", "io-descriptor-without-a-set", io_desc([], selected=False))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ pub enum PluginError {
         /// Source file and line.
         location: String,
     },
-    /// It panicked before, so that nothing it says can be relied on.
+    /// The process in which it ran is no more, or was ended.
+    #[error("it {0}")]
+    Died(String),
+    /// It panicked or died before, so that nothing it says can be relied on.
     #[error("it is not asked again, because {0}")]
     Retired(String),
 }
@@ -71,6 +74,14 @@ pub trait Architecture: Send + Sync + 'static {
     /// How well it fits; by default, exactly if the first of config.json's `architectures` is among [`Self::names`].
     fn recognise(&self, config: &Config) -> Option<Fit> {
         named_fit(&self.names(), config)
+    }
+
+    /// Which of [`Self::names`] the config says; the first of them if it says none, as when the user chose the plugin.
+    fn named(&self, config: &Config) -> String {
+        let names = self.names();
+        let said = config.texts("architectures").unwrap_or_default();
+        let known = said.first().and_then(|said| names.iter().find(|name| **name == said.as_str()));
+        known.or(names.first()).map_or_else(String::new, |name| (*name).to_owned())
     }
 
     /// Describes the model. A pure function: same request, same answer.
@@ -218,8 +229,22 @@ pub fn registered() -> Vec<&'static Registered> {
 
 /// Registers what a crate contributes, for linked and for loaded use alike.
 ///
-/// ```ignore
-/// qeff_plugin_api::register!(architecture: Llama);
+/// ```
+/// # use qeff_plugin_api::{TensorIndex, graph::Model, plugin::{GraphRewrite, PluginError}};
+/// struct Nothing;
+///
+/// impl GraphRewrite for Nothing {
+///     fn name(&self) -> &str {
+///         "nothing"
+///     }
+///
+///     fn rewrite(&self, model: Model, _: &TensorIndex) -> Result<Model, PluginError> {
+///         Ok(model)
+///     }
+/// }
+///
+/// qeff_plugin_api::register!(rewrite: Nothing);
+/// # assert!(qeff_plugin_api::plugin::registered().iter().any(|entry| entry.item.names() == ["nothing"]));
 /// ```
 #[macro_export]
 macro_rules! register {
@@ -240,11 +265,20 @@ macro_rules! register {
 
 /// Exports what this crate registers, for hosts that load it from a shared object; write it once, at the end of lib.rs.
 ///
+/// ```ignore
+/// qeff_plugin_api::export_plugin! { architectures: ["AcmeForCausalLM"], rewrites: ["acme-fuse"] }
+/// ```
+///
+/// Kinds are `architectures`, `pooling`, `rewrites` and `formats`; those of which there is nothing are left out. The names
+/// go into the file beside name and version, where `qeff-host plugins list` reads them without executing anything, and
+/// where a host sees whether an installed plugin is worth asking. They must be those that are registered. A plugin that
+/// names nothing is found only by who names *it*.
+///
 /// It makes one symbol, named after the crate, so a host may link several such crates. The crate's own sources stay free
 /// of `unsafe`.
 #[macro_export]
 macro_rules! export_plugin {
-    () => {
+    ($($kind:ident: [$($item:expr),* $(,)?]),* $(,)?) => {
         #[allow(unsafe_code)]
         const _: () = {
             struct ThisPlugin;
@@ -258,6 +292,18 @@ macro_rules! export_plugin {
             // loaders of this epoch expect under such a name.
             #[unsafe(export_name = concat!("qeff_plugin_v1__", env!("CARGO_CRATE_NAME")))]
             static PLUGIN: $crate::abi::Header = $crate::abi::header::<ThisPlugin>();
+
+            #[allow(clippy::needless_update)]
+            const FACTS: $crate::abi::Facts = $crate::abi::Facts {
+                name: <ThisPlugin as $crate::abi::Identity>::NAME,
+                version: <ThisPlugin as $crate::abi::Identity>::VERSION,
+                contributions: $crate::abi::Contributions { $($kind: &[$($item),*],)* ..$crate::abi::Contributions::NONE },
+            };
+
+            // SAFETY: a section of notes holds nothing but notes, and this is one.
+            #[used]
+            #[cfg_attr(target_os = "linux", unsafe(link_section = ".note.qeff"))]
+            static NOTE: $crate::abi::Note<{ $crate::abi::note_length(&FACTS) }> = $crate::abi::note(&FACTS);
         };
     };
 }

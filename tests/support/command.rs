@@ -38,7 +38,8 @@ impl Command {
         inner.arg(verb).env("TMPDIR", temporary.path()).env("COLUMNS", "100").timeout(PATIENCE);
         let home = tempfile::tempdir().expect("a temporary folder");
         inner.env("QEFF_HOME", home.path().join("home"));
-        for variable in ["RUST_BACKTRACE", "QAIC_SDK_ROOT", "QNN_SDK_ROOT", "ORT_DYLIB_PATH"] {
+        inner.env("XDG_DATA_HOME", home.path().join("data")).env("XDG_CONFIG_HOME", home.path().join("config"));
+        for variable in ["RUST_BACKTRACE", "QAIC_SDK_ROOT", "QNN_SDK_ROOT", "ORT_DYLIB_PATH", "QEFF_PLUGIN_PATH"] {
             inner.env_remove(variable);
         }
         Command { inner, temporary, _home: home, filters: vec![] }

@@ -4,16 +4,22 @@
 
 mod cache;
 mod compile;
+mod devices;
 mod doctor;
 mod engines;
+mod execute;
 mod export;
 mod forms;
 mod inspect;
+mod loading;
 mod on_cards;
 mod plugins;
 mod prompts;
 mod run;
+mod speech;
 mod talk;
+mod texts;
+mod transcribe;
 
 use std::ffi::OsString;
 use std::panic::{self, UnwindSafe};
@@ -31,9 +37,10 @@ use crate::compile::ChildError;
 use crate::describe::{DescribeOptions, Described, describe};
 use crate::engines::InstallError;
 use crate::generate::GenerateError;
-use crate::plugins::{PluginsError, Registry};
+use crate::plugins::{PluginsError, Registry, worker};
 use crate::qpc::{NoSdk, ToolFailure};
 use crate::runtime::RuntimeError;
+use crate::runtime::qaic::QaicError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
 #[derive(Debug, Parser)]
@@ -54,11 +61,19 @@ enum Verb {
     /// Generate text with a model.
     #[command(visible_alias = "infer")]
     Run(Box<run::Args>),
+    /// Make vectors of texts.
+    Embed(Box<texts::embed::Args>),
+    /// Tell classes of texts, or score pairs of them.
+    Classify(Box<texts::classify::Args>),
+    /// Write down what is said in recordings.
+    Transcribe(Box<transcribe::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
     /// Compile a model for AI 100.
     Compile(Box<compile::Args>),
-    /// Show what a checkpoint is and how it is described.
+    /// Generate text with a compiled program, on cards.
+    Execute(Box<execute::Args>),
+    /// Show what a checkpoint is and how it is described, or what a compiled program takes and gives.
     Inspect(inspect::Args),
     /// Show or install what executes on the CPU.
     Engines(engines::Args),
@@ -66,8 +81,13 @@ enum Verb {
     Plugins(plugins::Args),
     /// Show or throw away what is kept: exports and compiled programs.
     Cache(cache::Args),
+    /// Show the cards of this machine, and what is free of them.
+    Devices(devices::Args),
     /// Show which SDKs and cards are here, and what follows.
     Doctor(doctor::Args),
+    /// Hold one plugin, for the process that starts this one.
+    #[command(hide = true)]
+    PluginWorker,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -84,6 +104,8 @@ pub(crate) struct ModelArgs {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) plugin: Option<String>,
+    #[command(flatten)]
+    pub(crate) loading: loading::LoadingArgs,
     /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
     #[arg(long, value_name = "NAME")]
     pub(crate) rewrite: Vec<String>,
@@ -95,16 +117,32 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// Opens the checkpoint, with the plugins that may read and describe it, and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
-        let mut registry = Registry::builtin();
-        if let Some(choice) = &self.plugin {
-            registry.choose(choice)?;
-        }
-        let checkpoint = Checkpoint::open_with(&self.model, registry.formats())?;
+        let registry = self.registry()?;
+        let opened = Checkpoint::open_with(&self.model, registry.formats()).and_then(|checkpoint| {
+            let described = self.describe_with(&checkpoint, &registry)?;
+            Ok((checkpoint, described))
+        });
+        loading::say_remarks(&registry);
+        opened
+    }
+
+    /// Has an opened checkpoint described.
+    pub(crate) fn describe_with(&self, checkpoint: &Checkpoint, registry: &Registry) -> Result<Described> {
         // A plugin may be named for its rewrites or its weight format alone; anybody may describe the model then.
         let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
         let options = DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite };
-        let described = describe(&checkpoint, &registry, options)?;
-        Ok((checkpoint, described))
+        describe(checkpoint, registry, options)
+    }
+
+    /// Every plugin that is built in, found or chosen.
+    pub(crate) fn registry(&self) -> Result<Registry> {
+        let mut registry = self.loading.registry()?;
+        if let Some(choice) = &self.plugin {
+            let chosen = registry.choose(choice);
+            loading::say_remarks(&registry);
+            chosen?;
+        }
+        Ok(registry)
     }
 }
 
@@ -157,13 +195,19 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Embed(args) => texts::embed::run(&args),
+        Verb::Classify(args) => texts::classify::run(&args),
+        Verb::Transcribe(args) => transcribe::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Compile(args) => compile::run(&args),
         Verb::Cache(args) => cache::run(&args),
+        Verb::Devices(args) => devices::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Execute(args) => execute::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
+        Verb::PluginWorker => worker::serve().map_err(Into::into),
         Verb::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "qeff-host", &mut script);
@@ -181,7 +225,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Flags whose value is text of the user's, whatever it begins with.
-const TEXT_FLAGS: &[&str] = &["--prompt", "--stop", "--system"];
+const TEXT_FLAGS: &[&str] = &["--initial-prompt", "--prompt", "--query", "--stop", "--system", "--text-pair"];
 
 /// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
 fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -221,10 +265,24 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(InstallError::is_external)) {
         return 3;
     }
-    if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<on_cards::NoRuntime>() {
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(PluginsError::is_external)) {
         return 3;
     }
-    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. });
+    if error.is::<ToolFailure>() || error.is::<NoSdk>() {
+        return 3;
+    }
+    let of_cards = |error: &anyhow::Error| {
+        error.chain().any(|cause| {
+            cause.downcast_ref().is_some_and(QaicError::is_external)
+                || cause.downcast_ref().is_some_and(RuntimeError::is_of_cards)
+                || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if error.is_of_cards())
+        })
+    };
+    if of_cards(error) {
+        return 3;
+    }
+    // What does not fit a compiled program is the user's choice of it.
+    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. } | RuntimeError::Cards(_));
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
             || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))

@@ -1,7 +1,12 @@
 //! What can go wrong between a user's wish and a plugin's answer.
 
-use qeff_plugin_api::abi::LoadError;
+use std::path::PathBuf;
+
 use qeff_plugin_api::plugin::PluginError;
+
+use super::file::FileError;
+use super::trust::TrustError;
+use super::worker::StartError;
 
 /// Why there is no plugin, or no answer of it.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +52,39 @@ pub enum PluginsError {
         /// Names that would have been right.
         known: Vec<String>,
     },
-    /// A file is no plugin, or not one for this host.
+    /// A file is not in order, or no plugin.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    File(#[from] FileError),
+    /// A file is not what was agreed to, or nothing was agreed to.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A plugin is not one for this host.
+    #[error("cannot load plugin `{}`: {why}", .path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// A panic in it would end this process.
+    #[error(
+        "cannot load plugin `{}` into this process: it was built with `panic = \"abort\"`, so an error in it would end \
+         this process; rebuild it with `unwind`, or leave --in-process out",
+        .path.display()
+    )]
+    Abort {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no process to run it in.
+    #[error("cannot load plugin `{}`: {error}", .path.display())]
+    Worker {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        error: StartError,
+    },
     /// The plugin has no answer.
     #[error("plugin {plugin}: {source}")]
     Refused {
@@ -67,9 +102,15 @@ impl PluginsError {
         match self {
             PluginsError::Refused { source, .. } => match **source {
                 PluginError::Config(_) | PluginError::Build(_) | PluginError::Other(_) => true,
-                PluginError::Answer(_) | PluginError::Panic { .. } | PluginError::Retired(_) => false,
+                _ => false,
             },
+            PluginsError::Worker { .. } => false,
             _ => true,
         }
+    }
+
+    /// Whether neither the user nor a plugin is at fault, but this system.
+    pub fn is_external(&self) -> bool {
+        matches!(self, PluginsError::Worker { .. })
     }
 }

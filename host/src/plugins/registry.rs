@@ -1,131 +1,21 @@
 //! The registry; see [`Registry`].
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use qeff_plugin_api::abi;
+use qeff_plugin_api::abi::Manifest;
 use qeff_plugin_api::config::Config;
-use qeff_plugin_api::graph::Model;
-use qeff_plugin_api::plugin::{
-    Architecture, Fit, GraphRewrite, PluginError, PoolingHead, Registration, Request, WeightFormat, registered,
-};
+use qeff_plugin_api::plugin::{Architecture, Fit, GraphRewrite, PoolingHead, WeightFormat, registered};
 use serde::Serialize;
 
 use super::PluginsError;
-use super::linked::Linked;
-
-/// Where a plugin's code comes from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
-    /// This binary.
-    BuiltIn,
-    /// A file.
-    File(PathBuf),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::BuiltIn => f.write_str("built-in"),
-            Source::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// Which plugin contributes something.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    /// Name, e.g. `llama`.
-    pub plugin: String,
-    /// Where it comes from.
-    pub source: Source,
-    /// Version of its crate.
-    pub version: String,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} ({})", self.plugin, self.version, self.source)
-    }
-}
-
-impl Origin {
-    /// Whether a user who says `choice` means this plugin: by name, or by its file.
-    fn is(&self, choice: &str) -> bool {
-        match &self.source {
-            Source::File(path) if is_path(choice) => same_file(path, Path::new(choice)),
-            Source::BuiltIn if is_path(choice) => false,
-            _ => self.plugin == choice,
-        }
-    }
-}
-
-/// Whether an argument of `--plugin` is a file rather than a name.
-pub fn is_path(choice: &str) -> bool {
-    choice.contains(['/', std::path::MAIN_SEPARATOR])
-        || Path::new(choice).extension().is_some_and(|ext| ["so", "dylib", "dll"].iter().any(|known| ext == *known))
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    a == b || a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
-}
-
-/// An item with the plugin that contributes it.
-pub struct Entry<T: ?Sized> {
-    /// The plugin.
-    pub origin: Arc<Origin>,
-    /// The item.
-    pub item: Arc<T>,
-}
-
-impl<T: ?Sized> Clone for Entry<T> {
-    fn clone(&self) -> Self {
-        Entry { origin: Arc::clone(&self.origin), item: Arc::clone(&self.item) }
-    }
-}
-
-impl<T: ?Sized> fmt::Debug for Entry<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "entry of {}", self.origin)
-    }
-}
-
-impl<T: ?Sized> Entry<T> {
-    fn refused(&self, source: PluginError) -> PluginsError {
-        PluginsError::Refused { plugin: self.origin.to_string(), source: Box::new(source) }
-    }
-}
-
-impl Entry<dyn Architecture> {
-    /// Describes a model; an error names the plugin.
-    ///
-    /// # Errors
-    /// As [`Architecture::describe`].
-    pub fn describe(&self, request: &Request) -> Result<Model, PluginsError> {
-        self.item.describe(request).map_err(|error| self.refused(error))
-    }
-}
-
-impl Entry<dyn PoolingHead> {
-    /// Appends the head; an error names the plugin.
-    ///
-    /// # Errors
-    /// As [`PoolingHead::append`].
-    pub fn append(&self, model: Model, tensors: &qeff_plugin_api::TensorIndex) -> Result<Model, PluginsError> {
-        self.item.append(model, tensors).map_err(|error| self.refused(error))
-    }
-}
-
-impl Entry<dyn GraphRewrite> {
-    /// Rewrites a model; an error names the plugin.
-    ///
-    /// # Errors
-    /// As [`GraphRewrite::rewrite`].
-    pub fn rewrite(&self, model: Model, tensors: &qeff_plugin_api::TensorIndex) -> Result<Model, PluginsError> {
-        self.item.rewrite(model, tensors).map_err(|error| self.refused(error))
-    }
-}
+use super::entry::{Entry, Origin, Source, is_path, same_file};
+use super::file::{self, PluginFile};
+use super::items::Items;
+use super::loading::{self, Loading, Place};
+use super::search::{Folders, shared_objects};
+use super::trust::{Standing, Trust, TrustError};
+use super::worker::Worker;
 
 /// A plugin as `plugins list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -146,14 +36,49 @@ pub struct Listed {
     pub formats: Vec<String>,
 }
 
+impl Listed {
+    /// A plugin of a file as it declares itself; nothing of it is executed.
+    pub fn declared(file: &PluginFile) -> Self {
+        let manifest = &file.manifest;
+        let sorted = |names: &mut dyn Iterator<Item = &String>| {
+            let mut names: Vec<_> = names.cloned().collect();
+            names.sort();
+            names
+        };
+        Listed {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            source: file.path.display().to_string(),
+            architectures: sorted(&mut manifest.architectures.iter().flatten()),
+            pooling: sorted(&mut manifest.pooling.iter()),
+            rewrites: sorted(&mut manifest.rewrites.iter()),
+            formats: sorted(&mut manifest.formats.iter()),
+        }
+    }
+}
+
 /// Everything that linked and loaded plugins contribute, in an order that depends on names alone.
+///
+/// Plugins that were found in a folder ([`Registry::search`]) are loaded when somebody asks for what they declare.
 #[derive(Default)]
 pub struct Registry {
-    architectures: Vec<Entry<dyn Architecture>>,
-    pooling: Vec<Entry<dyn PoolingHead>>,
-    rewrites: Vec<Entry<dyn GraphRewrite>>,
-    formats: Vec<Entry<dyn WeightFormat>>,
+    items: Items,
     origins: Vec<Arc<Origin>>,
+    found: Vec<Found>,
+    /// Those of found plugins included, once anybody asked.
+    formats: OnceLock<Vec<Entry<dyn WeightFormat>>>,
+    loading: Loading,
+    trust: Trust,
+    remarks: Mutex<Vec<String>>,
+    workers: Mutex<Vec<(Arc<Origin>, Arc<Worker>)>>,
+}
+
+/// A plugin in a folder that is searched.
+struct Found {
+    file: PluginFile,
+    origin: Arc<Origin>,
+    /// Nothing, if it could not be loaded.
+    items: OnceLock<Items>,
 }
 
 impl Registry {
@@ -169,17 +94,38 @@ impl Registry {
             let origin =
                 Origin { plugin: entry.plugin.to_owned(), source: Source::BuiltIn, version: entry.version.to_owned() };
             let origin = registry.origin(origin);
-            match entry.item {
-                Registration::Architecture(item) => {
-                    registry.architectures.push(Entry { origin, item: Arc::new(Linked(item)) });
+            registry.items.link(entry, origin);
+        }
+        registry.items.sort();
+        registry.origins.sort();
+        registry
+    }
+
+    /// Loads plugins from files like this.
+    pub fn with_loading(mut self, loading: Loading) -> Self {
+        self.loading = loading;
+        self
+    }
+
+    /// Judges files by what the user agreed to.
+    pub fn with_trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// Looks for plugins in folders, and reads what they declare. The first of a name hides those after it. A file that is
+    /// not in order is left out, with a remark.
+    pub fn search(&mut self, folders: &Folders) {
+        for path in folders.searched().iter().flat_map(|folder| shared_objects(folder)) {
+            match file::examine(&path) {
+                Err(error) => self.remark(format!("left out: {error}")),
+                Ok(file) if self.found.iter().any(|found| found.file.manifest.name == file.manifest.name) => {}
+                Ok(file) => {
+                    let origin = Arc::new(loading::origin(&file));
+                    self.found.push(Found { file, origin, items: OnceLock::new() });
                 }
-                Registration::Pooling(item) => registry.pooling.push(Entry { origin, item: Arc::new(Linked(item)) }),
-                Registration::Rewrite(item) => registry.rewrites.push(Entry { origin, item: Arc::new(Linked(item)) }),
-                Registration::Format(item) => registry.formats.push(Entry { origin, item: Arc::new(Format(item)) }),
             }
         }
-        registry.sort();
-        registry
     }
 
     fn origin(&mut self, origin: Origin) -> Arc<Origin> {
@@ -191,57 +137,123 @@ impl Registry {
         origin
     }
 
-    fn sort(&mut self) {
-        self.origins.sort();
-        self.architectures.sort_by(|a, b| (&a.origin, a.item.names()).cmp(&(&b.origin, b.item.names())));
-        self.pooling.sort_by(|a, b| (&a.origin, a.item.name()).cmp(&(&b.origin, b.item.name())));
-        self.rewrites.sort_by(|a, b| (&a.origin, a.item.name()).cmp(&(&b.origin, b.item.name())));
-        self.formats.sort_by(|a, b| (&a.origin, a.item.name()).cmp(&(&b.origin, b.item.name())));
+    fn remark(&self, remark: String) {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).push(remark);
     }
 
-    /// Loads the plugin of a file into this process; a file that is already here stays as it is.
+    /// What there is to say about plugins from files since it was last asked: which are not pinned, which run without a
+    /// sandbox, which print.
+    pub fn take_remarks(&self) -> Vec<String> {
+        for (origin, worker) in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let printed = worker.take_printed();
+            if !printed.is_empty() {
+                let printed: String = printed.replace('\n', " | ").chars().take(400).collect();
+                self.remark(format!("plugin {origin} printed: {printed}"));
+            }
+        }
+        std::mem::take(&mut *self.remarks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Loads the plugin of a file; one that is already here stays as it is.
     ///
     /// # Errors
-    /// If the file is no plugin for this host.
+    /// If the file is not in order, or no plugin for this host.
     pub fn add_file(&mut self, path: &Path) -> Result<Arc<Origin>, PluginsError> {
+        match self.loaded_from(path) {
+            Some(known) => Ok(known),
+            None => self.add(&file::examine(path)?),
+        }
+    }
+
+    fn loaded_from(&self, path: &Path) -> Option<Arc<Origin>> {
         let known = self.origins.iter().find(|origin| match &origin.source {
             Source::File(file) => same_file(file, path),
             Source::BuiltIn => false,
         });
-        if let Some(known) = known {
-            return Ok(Arc::clone(known));
-        }
-        let plugin = abi::load(path)?;
-        let manifest = plugin.manifest();
-        let origin = self.origin(Origin {
-            plugin: manifest.name.clone(),
-            source: Source::File(path.to_owned()),
-            version: manifest.version.clone(),
-        });
-        fn entries<T: ?Sized>(origin: &Arc<Origin>, items: Vec<Box<T>>) -> impl Iterator<Item = Entry<T>> {
-            items.into_iter().map(|item| Entry { origin: Arc::clone(origin), item: Arc::from(item) })
-        }
-        self.architectures.extend(entries(&origin, plugin.architectures()));
-        self.pooling.extend(entries(&origin, plugin.pooling_heads()));
-        self.rewrites.extend(entries(&origin, plugin.rewrites()));
-        self.formats.extend(entries(&origin, plugin.formats()));
-        self.sort();
+        known.cloned()
+    }
+
+    /// Loads a plugin whose file has been looked at.
+    ///
+    /// # Errors
+    /// If it is no plugin for this host.
+    pub fn add(&mut self, file: &PluginFile) -> Result<Arc<Origin>, PluginsError> {
+        let mut items = std::mem::take(&mut self.items);
+        let origin = Arc::new(loading::origin(file));
+        let loaded = self.load(file, &origin, &mut items);
+        self.items = items;
+        loaded?;
+        self.origins.push(Arc::clone(&origin));
+        self.origins.sort();
         Ok(origin)
     }
 
-    /// Takes an argument of `--plugin`: a path is loaded, a name must be known.
+    fn load(&self, file: &PluginFile, origin: &Arc<Origin>, items: &mut Items) -> Result<(), PluginsError> {
+        let opened = loading::open(file, &self.loading)?;
+        if let Some(worker) = opened.worker {
+            if let Some(why) = worker.unconfined() {
+                self.remark(format!("plugin {origin} runs with all your rights: {why}"));
+            }
+            self.workers.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::clone(origin), worker));
+        }
+        items.load(&opened.plugin, origin);
+        Ok(())
+    }
+
+    /// Takes an argument of `--plugin`: a path is loaded, a name must be built in or found. A file must be the one that
+    /// was pinned, if it was; only one that was pinned may run in this process.
     ///
     /// # Errors
-    /// If the file is no plugin for this host, or nothing has the name.
+    /// If the file is not in order, not what was pinned or no plugin for this host, or nothing has the name.
     pub fn choose(&mut self, choice: &str) -> Result<Arc<Origin>, PluginsError> {
         if is_path(choice) {
-            return self.add_file(Path::new(choice));
+            if let Some(known) = self.loaded_from(Path::new(choice)) {
+                return Ok(known);
+            }
+            let file = file::examine(Path::new(choice))?;
+            self.judge(&file)?;
+            return self.add(&file);
+        }
+        if let Some(at) = self.found.iter().position(|found| found.origin.is(choice)) {
+            self.judge(&self.found[at].file)?;
+            let found = self.found.remove(at);
+            return self.add(&found.file);
         }
         self.origins.iter().find(|origin| origin.is(choice)).cloned().ok_or_else(|| {
-            let mut known: Vec<_> = self.origins.iter().map(|origin| origin.plugin.clone()).collect();
+            let found = self.found.iter().map(|found| &found.origin);
+            let mut known: Vec<_> = self.origins.iter().chain(found).map(|origin| origin.plugin.clone()).collect();
+            known.sort();
             known.dedup();
             PluginsError::UnknownPlugin { name: choice.to_owned(), known }
         })
+    }
+
+    /// Whether a file may be loaded as it is to be loaded; remarks on what nobody pinned.
+    fn judge(&self, file: &PluginFile) -> Result<(), TrustError> {
+        let path = file.path.display();
+        match (self.trust.standing(file)?, self.loading.place) {
+            (Standing::Pinned, _) => {}
+            (Standing::Unpinned, Place::Worker) => self.remark(format!(
+                "plugin `{path}` is not pinned and runs in a sandbox; `qeff-host plugins add {path}` pins it"
+            )),
+            (Standing::Unpinned, Place::InProcess) => return Err(TrustError::NeedsPin { path: file.path.clone() }),
+        }
+        Ok(())
+    }
+
+    /// What found plugins contribute that declare something `wanted`. One that cannot be loaded contributes nothing, with
+    /// a remark: whoever needs it chooses it, and hears the reason.
+    fn found(&self, wanted: impl Fn(&Manifest) -> bool) -> impl Iterator<Item = &Items> {
+        let load = |found: &Found| {
+            let mut items = Items::default();
+            let loaded = self.judge(&found.file).map_err(PluginsError::from);
+            if let Err(error) = loaded.and_then(|()| self.load(&found.file, &found.origin, &mut items)) {
+                self.remark(format!("left out: {error}"));
+            }
+            items
+        };
+        let wanted = self.found.iter().filter(move |found| wanted(&found.file.manifest));
+        wanted.map(move |found| found.items.get_or_init(|| load(found)))
     }
 
     /// The architecture that fits a config best, among those of the plugin `choose` (a name or a path) if it is given.
@@ -253,18 +265,26 @@ impl Registry {
         config: &Config,
         choose: Option<&str>,
     ) -> Result<Entry<dyn Architecture>, PluginsError> {
-        let mut fits: Vec<(Fit, &Entry<dyn Architecture>)> = self
-            .architectures
-            .iter()
-            .filter(|entry| choose.is_none_or(|choice| entry.origin.is(choice)))
-            .filter_map(|entry| Some((entry.item.recognise(config)?, entry)))
-            .collect();
-        let wanted = || {
-            let named = config.texts("architectures").unwrap_or_default();
-            match named.first() {
-                Some(name) => format!("the architecture `{name}`"),
-                None => "a config.json without `architectures`".to_owned(),
+        let named = config.texts("architectures").unwrap_or_default();
+        let names = |manifest: &Manifest| {
+            named.first().is_some_and(|name| manifest.architectures.iter().flatten().any(|known| known == name))
+        };
+        let fitting = |items: &Items| -> Vec<(Fit, Entry<dyn Architecture>)> {
+            let chosen = items.architectures.iter().filter(|entry| choose.is_none_or(|choice| entry.origin.is(choice)));
+            chosen.filter_map(|entry| Some((entry.item.recognise(config)?, entry.clone()))).collect()
+        };
+        let mut fits = fitting(&self.items);
+        if choose.is_none() {
+            fits.extend(self.found(names).flat_map(fitting));
+            if fits.iter().all(|(fit, _)| *fit != Fit::Exact) {
+                // Nobody names it; some may know its kind.
+                let others = |manifest: &Manifest| !names(manifest) && !manifest.architectures.is_empty();
+                fits.extend(self.found(others).flat_map(fitting));
             }
+        }
+        let wanted = || match named.first() {
+            Some(name) => format!("the architecture `{name}`"),
+            None => "a config.json without `architectures`".to_owned(),
         };
         let best = fits.iter().map(|(fit, _)| *fit).max();
         fits.retain(|(fit, _)| Some(*fit) == best);
@@ -285,12 +305,16 @@ impl Registry {
 
     /// Whether the plugin `choice` (a name or a path) describes models at all.
     pub fn has_architectures(&self, choice: &str) -> bool {
-        self.architectures.iter().any(|entry| entry.origin.is(choice))
+        self.items.architectures.iter().any(|entry| entry.origin.is(choice))
     }
 
     fn supported(&self) -> String {
         let line = |entry: &Entry<dyn Architecture>| format!("  {}: {}", entry.origin, entry.item.names().join(", "));
-        let lines: Vec<_> = self.architectures.iter().map(line).collect();
+        let mut lines: Vec<_> = self.items.architectures.iter().map(line).collect();
+        lines.extend(self.found.iter().filter(|found| !found.file.manifest.architectures.is_empty()).map(|found| {
+            let names: Vec<_> = found.file.manifest.architectures.iter().flatten().map(String::as_str).collect();
+            format!("  {}: {}", found.origin, names.join(", "))
+        }));
         if lines.is_empty() { "  nothing".to_owned() } else { lines.join("\n") }
     }
 
@@ -299,7 +323,9 @@ impl Registry {
     /// # Errors
     /// If there is none, or more than one.
     pub fn pooling(&self, name: &str) -> Result<Entry<dyn PoolingHead>, PluginsError> {
-        find(&self.pooling, "pooling head", name, |item| item.name())
+        let found = self.found(|manifest| declares(&manifest.pooling, &manifest.name, name));
+        let all: Vec<_> = [&self.items].into_iter().chain(found).flat_map(|items| &items.pooling).cloned().collect();
+        find(&all, "pooling head", name, |item| item.name())
     }
 
     /// The rewrite called `name`, or `PLUGIN:NAME`.
@@ -307,15 +333,20 @@ impl Registry {
     /// # Errors
     /// If there is none, or more than one.
     pub fn rewrite(&self, name: &str) -> Result<Entry<dyn GraphRewrite>, PluginsError> {
-        find(&self.rewrites, "rewrite", name, |item| item.name())
+        let found = self.found(|manifest| declares(&manifest.rewrites, &manifest.name, name));
+        let all: Vec<_> = [&self.items].into_iter().chain(found).flat_map(|items| &items.rewrites).cloned().collect();
+        find(&all, "rewrite", name, |item| item.name())
     }
 
-    /// Every weight format.
+    /// Every weight format. Found plugins that declare one are loaded.
     pub fn formats(&self) -> &[Entry<dyn WeightFormat>] {
-        &self.formats
+        self.formats.get_or_init(|| {
+            let found = self.found(|manifest| !manifest.formats.is_empty());
+            [&self.items].into_iter().chain(found).flat_map(|items| &items.formats).cloned().collect()
+        })
     }
 
-    /// Every plugin with what it contributes.
+    /// Every plugin with what it contributes; found ones, with what they declare.
     pub fn list(&self) -> Vec<Listed> {
         fn names<T: ?Sized>(entries: &[Entry<T>], origin: &Origin, name: impl Fn(&T) -> Vec<&str>) -> Vec<String> {
             let own = entries.iter().filter(|entry| *entry.origin == *origin);
@@ -327,12 +358,13 @@ impl Registry {
             name: origin.plugin.clone(),
             version: origin.version.clone(),
             source: origin.source.to_string(),
-            architectures: names(&self.architectures, origin, |item| item.names()),
-            pooling: names(&self.pooling, origin, |item| vec![item.name()]),
-            rewrites: names(&self.rewrites, origin, |item| vec![item.name()]),
-            formats: names(&self.formats, origin, |item| vec![item.name()]),
+            architectures: names(&self.items.architectures, origin, |item| item.names()),
+            pooling: names(&self.items.pooling, origin, |item| vec![item.name()]),
+            rewrites: names(&self.items.rewrites, origin, |item| vec![item.name()]),
+            formats: names(&self.items.formats, origin, |item| vec![item.name()]),
         };
-        self.origins.iter().map(listed).collect()
+        let found = self.found.iter().map(|found| Listed::declared(&found.file));
+        self.origins.iter().map(listed).chain(found).collect()
     }
 }
 
@@ -362,25 +394,10 @@ fn find<T: ?Sized>(
     }
 }
 
-/// A linked weight format: nothing of it is a model, so nothing has to cross.
-struct Format(&'static dyn WeightFormat);
-
-impl WeightFormat for Format {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn probe(&self, head: &[u8], file_name: &str) -> bool {
-        self.0.probe(head, file_name)
-    }
-
-    fn index(&self, head: &[u8], length: u64) -> Result<qeff_plugin_api::plugin::HeaderNeed, PluginError> {
-        self.0.index(head, length)
-    }
-
-    fn decode(&self, encoding: &str, bytes: &[u8], out: &mut [u8]) -> Result<(), PluginError> {
-        self.0.decode(encoding, bytes, out)
-    }
+/// Whether a plugin declares the item that `wanted` asks for, by name or as `PLUGIN:NAME`.
+fn declares(items: &[String], plugin: &str, wanted: &str) -> bool {
+    let name = wanted.strip_prefix(plugin).and_then(|rest| rest.strip_prefix(':')).unwrap_or(wanted);
+    items.iter().any(|item| item == name)
 }
 
 #[cfg(all(test, feature = "builtin-plugins"))]
@@ -399,6 +416,8 @@ mod tests {
             ("qwen2", vec!["Qwen2ForCausalLM"]),
             ("qwen3", vec!["Qwen3ForCausalLM"]),
             ("swiftkv", vec!["LlamaSwiftKVForCausalLM"]),
+            ("wav2vec2", vec!["Wav2Vec2ForCTC"]),
+            ("whisper", vec!["WhisperForConditionalGeneration"]),
         ];
         let expected: Vec<_> = expected
             .into_iter()

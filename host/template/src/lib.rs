@@ -50,7 +50,7 @@ impl Architecture for Family {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: [ARCHITECTURE] }
 
 #[cfg(test)]
 mod tests {

@@ -91,4 +91,4 @@ fn attend<'g>(a: Scope<'g>, c: &Decoder, index: u64, x: Value<'g>, pos: Value<'g
     linear(a.at("c_proj"), o, &c.conv1d())
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["GPT2LMHeadModel"] }

@@ -130,4 +130,4 @@ impl Mixture {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["GptOssForCausalLM"] }

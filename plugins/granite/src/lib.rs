@@ -60,4 +60,4 @@ fn one_rope_rule(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["GraniteForCausalLM"] }

@@ -53,8 +53,8 @@ impl Architecture for InternVl {
 
 struct Sizes {
     tower: Tower,
-    /// Whether rows are normed behind the last layer.
-    last_norm: bool,
+    /// The norm behind the last layer, if there is one.
+    last_norm: Option<Norm>,
     /// Whether the row of the whole image is left out.
     drops_first: bool,
     /// Patches of a square that become one row, in each direction.
@@ -126,7 +126,8 @@ impl Sizes {
         }
         config.mentions("image_seq_length");
         config.flag_or("tie_word_embeddings", false)?;
-        let last_norm = !vision.flag_or("use_mean_pooling", true)?;
+        // A plain one, whatever the layers have.
+        let last_norm = (!vision.flag_or("use_mean_pooling", true)?).then_some(Norm::Layer { eps });
         Ok(Sizes { tower, last_norm, drops_first, square, projector, text, token })
     }
 }
@@ -139,12 +140,7 @@ fn see(c: &Sizes, tensors: &TensorIndex) -> Result<Program, BuildError> {
     let at = g.at("vision_tower");
     let rows = tower.run(at, embed(tower, at, pixels), &[tower.layers]);
     let Some(&rows) = rows.first() else { return g.finish() };
-    let rows = if c.last_norm {
-        let (Norm::Layer { eps } | Norm::Rms { eps, .. }) = tower.norm;
-        Norm::Layer { eps }.apply(at.at("layernorm"), rows)
-    } else {
-        rows
-    };
+    let rows = c.last_norm.map_or(rows, |norm| norm.apply(at.at("layernorm"), rows));
     let rows = if c.drops_first { at.slice(rows, 1, 1, i64::MAX, tower.patches.count()) } else { rows };
     let rows = pixel_shuffle(at, rows, tower.patches.grid(), c.square);
     let shown = c.projector.apply(g.at("multi_modal_projector"), rows);

@@ -113,4 +113,4 @@ fn feed_forward<'g>(l: Layer<'_, 'g>, h: Value<'g>, bias: Bias) -> Value<'g> {
     l.add(h, l.mlp(x, bias))
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: [NAME] }

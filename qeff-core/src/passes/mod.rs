@@ -7,6 +7,7 @@
 mod batching;
 mod context;
 mod dtype;
+mod guards;
 mod last_k;
 mod packing;
 mod quantise;
@@ -17,6 +18,7 @@ use std::fmt;
 use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::Model;
 
+pub use guards::{FILLED, KEPT, guards};
 pub use packing::fix_packing;
 pub use quantise::quantise;
 

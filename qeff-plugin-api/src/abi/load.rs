@@ -1,6 +1,7 @@
 //! The loader; see [`load`].
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 
 use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::{
@@ -8,58 +9,20 @@ use abi_stable::abi_stability::abi_checking::{
     check_layout_compatibility_with_globals,
 };
 use abi_stable::library::{AbiHeaderRef, LibHeader};
+use abi_stable::std_types::{RResult, RSlice, RSliceMut, RVec};
 use abi_stable::type_layout::{TLFieldOrFunction, TypeLayout};
 use semver::Version;
 
-use super::remote::{LoadedPlugin, Remote};
-use super::{ABI_VERSION, Manifest, PluginModRef};
+use super::{ABI_VERSION, Call, Calls, Manifest, PluginModRef, RawError, code};
+use crate::config::ConfigError;
+use crate::plugin::PluginError;
 
 /// Longest part of a layout report that is shown: the first differences say it, the rest repeats the types.
 const MAX_REPORT: usize = 600;
 
-/// Why a file is not loaded.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot load plugin `{}`: {fault}", .path.display())]
-pub struct LoadError {
-    /// The file.
-    pub path: PathBuf,
-    /// The reason.
-    #[source]
-    pub fault: LoadFault,
-}
-
-/// A reason not to load a file, in the order in which they are looked for.
+/// Why an image is not loaded, in the order in which reasons are looked for.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFault {
-    /// It cannot be read.
-    #[error(transparent)]
-    Read(#[from] std::io::Error),
-    /// It is a directory, a pipe, a device.
-    #[error("it is not a regular file")]
-    NotAFile,
-    /// It is no shared library, or a damaged one.
-    #[error("it is not a shared library: {0}")]
-    NotALibrary(String),
-    /// It was built for other machines.
-    #[error("it was built for {found}, this machine is {host}")]
-    Machine {
-        /// Machine of the file.
-        found: String,
-        /// Machine of this process.
-        host: &'static str,
-    },
-    /// It is a library, but no plugin.
-    #[error(
-        "it is a library, but not a qeff plugin: no symbol `{}…` (is `export_plugin!()` missing?)",
-        super::SYMBOL_PREFIX
-    )]
-    NoPlugin,
-    /// Several plugin crates were linked into one library.
-    #[error("it holds several plugins: {0}; link only one crate with `export_plugin!()` into a library")]
-    SeveralPlugins(String),
-    /// It was built for another epoch of the boundary.
-    #[error("it was built for plugin ABI {0}, this host speaks ABI 1; rebuild it")]
-    Epoch(String),
     /// The system refused it.
     #[error("the system refused it: {0}")]
     System(String),
@@ -80,41 +43,86 @@ pub enum LoadFault {
     /// Its description of itself is malformed.
     #[error("its manifest is malformed: {0}")]
     Manifest(String),
-    /// A panic in it would end the process.
-    #[error(
-        "it was built with `panic = \"abort\"`, so an error in it would end this process; rebuild it with `unwind`"
-    )]
-    Abort,
     /// Plugins cannot be loaded here yet.
     #[error("plugins cannot be loaded on this system; build it in")]
     Unsupported,
 }
 
-/// Loads a plugin into this process. Its code runs with all rights of the user, even if this function then refuses it.
-///
-/// The rules: the file is checked as data before the system sees it; symbols stay local, so that plugins do not see each
-/// other; nothing is ever unloaded, because a plugin may have left threads, thread-local values or pointers behind; the
-/// older side's types are what both must have, so that older plugins work in newer hosts and the reverse.
-///
-/// # Errors
-/// Says what is wrong with the file and what to do.
-pub fn load(path: &Path) -> Result<LoadedPlugin, LoadError> {
-    load_checked(path).map_err(|fault| LoadError { path: path.to_owned(), fault })
+/// An image in this process. It stays loaded until the process ends.
+pub struct Module {
+    functions: PluginModRef,
+    manifest: Manifest,
 }
 
-fn load_checked(path: &Path) -> Result<LoadedPlugin, LoadFault> {
-    // With a bare name, the system's loader would search its own path for another file.
-    let full = path.canonicalize()?;
-    let symbol = super::file::check(&full)?;
-    let header = open(&full, &symbol)?;
-    let module = module(header)?;
-    let text = module.manifest()().into_result().map_err(|error| LoadFault::Manifest(error.message.into_string()))?;
-    let manifest = Manifest::parse(&text).map_err(LoadFault::Manifest)?;
-    if manifest.panic != "unwind" {
-        return Err(LoadFault::Abort);
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module").field("manifest", &self.manifest).finish_non_exhaustive()
     }
-    let remote = Remote::new(module);
-    Ok(LoadedPlugin::new(path.to_owned(), manifest, remote))
+}
+
+impl Module {
+    /// What the plugin says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+/// Loads the shared object at `file`, whose plugin symbol is called `symbol`, into this process. Its code runs with all
+/// rights of the process, even if this function then refuses it.
+///
+/// The caller has looked at the file: that it is a whole shared object for this machine, and that `symbol` is data of at
+/// least [`SYMBOL_SIZE`](super::SYMBOL_SIZE) bytes. A truncated file would end the process here, and nothing could stop it.
+///
+/// The rules: symbols stay local, so that plugins do not see each other; nothing is ever unloaded, because a plugin may have
+/// left threads, thread-local values or pointers behind; the older side's types are what both must have, so that older
+/// plugins work in newer hosts and the reverse.
+///
+/// # Errors
+/// Says what is wrong with the image and what to do.
+pub fn load(file: &Path, symbol: &str) -> Result<Module, LoadFault> {
+    let header = open(file, symbol)?;
+    let functions = functions(header)?;
+    let text =
+        functions.manifest()().into_result().map_err(|error| LoadFault::Manifest(error.message.into_string()))?;
+    let manifest = Manifest::parse(&text).map_err(LoadFault::Manifest)?;
+    Ok(Module { functions, manifest })
+}
+
+impl Calls for Module {
+    fn call(&self, number: u32, call: Call<'_>) -> Result<Vec<u8>, PluginError> {
+        let functions = self.functions;
+        let bytes = |answer: RResult<RVec<u8>, RawError>| answer.map(RVec::into_vec).into_result();
+        let answer = match call {
+            Call::Recognise { config } => functions.recognise()(number, config.into())
+                .into_result()
+                .map(|fit| vec![u8::try_from(fit).unwrap_or(u8::MAX)]),
+            Call::Describe { request } => bytes(functions.describe()(number, RSlice::from_slice(request))),
+            Call::Pool { request } => bytes(functions.pool()(number, RSlice::from_slice(request))),
+            Call::Rewrite { request } => bytes(functions.rewrite()(number, RSlice::from_slice(request))),
+            Call::Probe { head, file_name } => functions.probe()(number, RSlice::from_slice(head), file_name.into())
+                .into_result()
+                .map(|fits| vec![u8::from(fits)]),
+            Call::Index { head, length } => bytes(functions.index()(number, RSlice::from_slice(head), length)),
+            Call::Decode { encoding, bytes, out } => {
+                let (bytes, out) = (RSlice::from_slice(bytes), RSliceMut::from_mut_slice(out));
+                functions.decode()(number, encoding.into(), bytes, out).into_result().map(|()| vec![])
+            }
+        };
+        answer.map_err(said)
+    }
+}
+
+/// What a plugin said, as a host tells it.
+fn said(error: RawError) -> PluginError {
+    let message = error.message.into_string();
+    match (error.code, error.context.as_slice()) {
+        (code::CONFIG, [field, expected, found]) => {
+            let [field, expected, found] = [field, expected, found].map(|text| text.to_string());
+            PluginError::Config(ConfigError { field, expected, found })
+        }
+        (code::PANIC, _) => PluginError::Panic { message, location: error.location.into_string() },
+        _ => PluginError::Other(message),
+    }
 }
 
 #[cfg(unix)]
@@ -126,8 +134,8 @@ fn open(path: &Path, symbol: &str) -> Result<&'static LibHeader, LoadFault> {
         let source = std::error::Error::source(&error).map(ToString::to_string);
         LoadFault::System(source.unwrap_or_else(|| error.to_string()))
     };
-    // SAFETY: opening runs the library's constructors. The caller chose the file, and it is a whole shared object for this
-    // machine with a plugin's symbol; more cannot be known before it runs.
+    // SAFETY: opening runs the library's constructors. The caller chose the file and has seen that it is a whole shared
+    // object for this machine with a plugin's symbol; more cannot be known before it runs.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(reason)?;
     // SAFETY: `AbiHeaderRef` is a pointer to a static that begins with a header of 40 bytes, and the symbol was seen to be
     // at least as long. Whether it is a header is what `upgrade` looks at first, by its magic text.
@@ -147,8 +155,8 @@ fn open(_: &Path, _: &str) -> Result<&'static LibHeader, LoadFault> {
     Err(LoadFault::Unsupported)
 }
 
-/// The module behind a header, once versions and types agree.
-fn module(header: &'static LibHeader) -> Result<PluginModRef, LoadFault> {
+/// The functions behind a header, once versions and types agree.
+fn functions(header: &'static LibHeader) -> Result<PluginModRef, LoadFault> {
     let Some(layout) = header.layout() else {
         return Err(LoadFault::Header("it carries no description of its types".into()));
     };
@@ -199,10 +207,7 @@ fn report(errors: &AbiInstabilityErrors) -> String {
 
 #[cfg(test)]
 mod tests {
-    use abi_stable::std_types::{RResult, RSlice, RVec};
-
     use super::*;
-    use crate::abi::RawError;
 
     /// A module of three releases: the first, one with a function appended, and one that broke its promise.
     macro_rules! release {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::note;
 use crate::plugin::{Registration, registered};
 
 /// Self-description of a plugin; items are in the order in which the boundary numbers them.
@@ -40,9 +41,9 @@ impl Manifest {
             pooling: vec![],
             rewrites: vec![],
             formats: vec![],
-            rustc: env!("QEFF_RUSTC").to_owned(),
-            target: env!("QEFF_TARGET").to_owned(),
-            panic: if cfg!(panic = "unwind") { "unwind" } else { "abort" }.to_owned(),
+            rustc: note::RUSTC.to_owned(),
+            target: note::TARGET.to_owned(),
+            panic: note::PANIC.to_owned(),
         };
         for entry in registered() {
             match &entry.item {
@@ -55,6 +56,53 @@ impl Manifest {
             }
         }
         manifest
+    }
+
+    /// Everything it contributes, as `(kind, name)`, sorted.
+    pub fn contributions(&self) -> Vec<(&'static str, &str)> {
+        fn all<'a>(kind: &'static str, names: &'a [String]) -> impl Iterator<Item = (&'static str, &'a str)> {
+            names.iter().map(move |name| (kind, name.as_str()))
+        }
+        let architectures = self.architectures.iter().flat_map(|names| all("architecture", names));
+        let others = all("pooling head", &self.pooling).chain(all("rewrite", &self.rewrites));
+        let mut all: Vec<_> = architectures.chain(others).chain(all("weight format", &self.formats)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Whether it names nothing that it contributes.
+    pub fn declares_nothing(&self) -> bool {
+        self.contributions().is_empty()
+    }
+
+    /// Checks what a plugin says of itself against what stands in its file (`self`). A file that declares nothing may
+    /// contribute anything; one that declares something must contribute exactly that, or whoever looked at the
+    /// declaration trusts something else than what he gets.
+    ///
+    /// # Errors
+    /// Says what differs, and what to do.
+    pub fn agrees_with(&self, said: &Manifest) -> Result<(), String> {
+        let differs = |what: &str, declared: &str, said: &str| {
+            format!("its {what} is {declared} in its file and {said} once it is loaded; rebuild it")
+        };
+        if self.name != said.name {
+            return Err(differs("name", &self.name, &said.name));
+        }
+        if self.version != said.version {
+            return Err(differs("version", &self.version, &said.version));
+        }
+        let (declared, contributed) = (self.contributions(), said.contributions());
+        if declared.is_empty() || declared == contributed {
+            return Ok(());
+        }
+        let only = |here: &[(&str, &str)], there: &[(&str, &str)]| {
+            here.iter().find(|item| !there.contains(item)).map(|(kind, name)| format!("the {kind} `{name}`"))
+        };
+        Err(match (only(&contributed, &declared), only(&declared, &contributed)) {
+            (Some(more), _) => format!("it contributes {more}, which `export_plugin!` does not name"),
+            (None, Some(less)) => format!("`export_plugin!` names {less}, which it does not contribute"),
+            (None, None) => "it contributes something twice".to_owned(),
+        })
     }
 
     /// The manifest as JSON.
@@ -101,5 +149,43 @@ impl Manifest {
             target: text("target")?,
             panic: text("panic")?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(architectures: &[&[&str]], pooling: &[&str]) -> Manifest {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        Manifest {
+            architectures: architectures.iter().map(|names| owned(names)).collect(),
+            pooling: owned(pooling),
+            rewrites: vec![],
+            formats: vec![],
+            ..Manifest::of_image("a", "1.0.0")
+        }
+    }
+
+    #[test]
+    fn what_is_declared_is_what_is_contributed() {
+        let said = manifest(&[&["A"], &["B", "C"]], &["mean"]);
+        assert_eq!(manifest(&[], &[]).agrees_with(&said), Ok(()));
+        assert_eq!(manifest(&[&["C", "A", "B"]], &["mean"]).agrees_with(&said), Ok(()));
+        let more = manifest(&[&["A", "B", "C"]], &[]).agrees_with(&said).unwrap_err();
+        assert_eq!(more, "it contributes the pooling head `mean`, which `export_plugin!` does not name");
+        let less = manifest(&[&["A", "B", "C", "D"]], &["mean"]).agrees_with(&said).unwrap_err();
+        assert_eq!(less, "`export_plugin!` names the architecture `D`, which it does not contribute");
+        let other = Manifest { version: "2.0.0".into(), ..said.clone() }.agrees_with(&said).unwrap_err();
+        assert_eq!(other, "its version is 2.0.0 in its file and 1.0.0 once it is loaded; rebuild it");
+    }
+
+    #[test]
+    fn text_and_back() {
+        let said = manifest(&[&["A"], &["B", "C"]], &["mean"]);
+        assert_eq!(Manifest::parse(&said.to_json().to_string()), Ok(said));
+        for text in ["", "[]", "{}", r#"{"name": ""}"#, r#"{"name": "a", "version": 1}"#] {
+            assert!(Manifest::parse(text).is_err(), "{text}");
+        }
     }
 }

@@ -11,23 +11,31 @@
 //! Compatibility: within epoch 1 (the symbol `qeff_plugin_v1__…`), functions are appended to `PluginMod` and nothing else
 //! changes. The epoch is the major version of [`ABI_VERSION`].
 //!
-//! This module does not decide which plugin is trusted, does not sandbox and does not pin. A later layer does so around
-//! [`load`](load()): it opens the file once, hashes what it read and loads that very copy inside a worker process. Until
-//! then **a loaded plugin has all rights of the user who loads it**, and loading alone runs its code.
+//! This module does not look at files, does not decide which plugin is trusted and does not sandbox: **a loaded plugin has
+//! all rights of the process that loads it**, and loading alone runs its code. The host does so around [`load`](load()): it
+//! opens the file once, checks and hashes what it read, and loads that very copy inside a worker process. What crosses
+//! stays the same there, so the items of a plugin ([`Plugin`]) are made over [`Calls`], whoever passes them on.
 #![allow(unsafe_code)]
 // abi_stable's derives put impls into hidden functions.
 #![allow(non_local_definitions)]
 
-mod file;
+mod calls;
+#[cfg(test)]
+mod layout_tests;
 mod load;
 mod manifest;
 mod message;
+mod note;
 mod remote;
 mod shim;
 
-pub use load::{LoadError, LoadFault, load};
+pub use calls::{Call, Calls};
+pub use load::{LoadFault, Module, load};
 pub use manifest::Manifest;
-pub use remote::LoadedPlugin;
+#[doc(hidden)]
+pub use note::{Contributions, Facts, Note, note, note_length};
+pub use note::{MAX_NOTE, NOTE_OWNER, NOTE_SECTION, NOTE_TYPE};
+pub use remote::Plugin;
 #[doc(hidden)]
 pub use shim::{Header, Identity, header};
 
@@ -40,6 +48,10 @@ use abi_stable::std_types::{RResult, RSlice, RSliceMut, RStr, RString, RVec};
 pub const ABI_VERSION: &str = "1.0.0";
 /// Beginning of the name of the one symbol of a plugin of this epoch; its crate's name follows.
 pub const SYMBOL_PREFIX: &str = "qeff_plugin_v1__";
+/// Bytes that the symbol has at least: a header of abi_stable.
+pub const SYMBOL_SIZE: usize = size_of::<abi_stable::library::AbiHeader>();
+/// Longest answer to a call that a host reads: a model and the little that goes with it.
+pub const MAX_ANSWER: usize = crate::wire::MAX_BYTES + (1 << 20);
 
 /// What a plugin exports. Items are numbered in the order of the manifest, each kind by itself.
 #[repr(C)]

@@ -1,36 +1,29 @@
-//! The host's side: a loaded plugin's items behind the same traits as linked ones.
+//! The host's side: a plugin's items behind the same traits as linked ones.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use abi_stable::std_types::{RResult, RSlice, RSliceMut};
 use prost::Message as _;
 
 use super::message::{self, DescribeRequest, ModelAnswer, ModelRequest};
-use super::{Manifest, PluginModRef, RawError, code};
-use crate::config::{Config, ConfigError};
+use super::{Call, Calls, MAX_ANSWER, Manifest};
+use crate::config::Config;
 use crate::graph::Model;
 use crate::plugin::{
     Architecture, Fit, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, WeightFormat, named_fit,
 };
 use crate::{TensorIndex, wire};
 
-/// A plugin in this process. It stays loaded until the process ends.
+/// A plugin that was built elsewhere.
 #[derive(Debug)]
-pub struct LoadedPlugin {
-    path: PathBuf,
+pub struct Plugin {
     manifest: Manifest,
     remote: Arc<Remote>,
 }
 
-impl LoadedPlugin {
-    pub(super) fn new(path: PathBuf, manifest: Manifest, remote: Remote) -> Self {
-        LoadedPlugin { path, manifest, remote: Arc::new(remote) }
-    }
-
-    /// The file, as it was named.
-    pub fn path(&self) -> &Path {
-        &self.path
+impl Plugin {
+    /// The plugin that says of itself what `manifest` holds and answers to `calls`.
+    pub fn new(manifest: Manifest, calls: Arc<dyn Calls>) -> Self {
+        Plugin { manifest, remote: Arc::new(Remote { calls, retired: OnceLock::new() }) }
     }
 
     /// What the plugin says of itself.
@@ -64,9 +57,9 @@ impl LoadedPlugin {
     }
 }
 
-/// A loaded module, retired after its first panic: what it left half done is unknown.
-pub(super) struct Remote {
-    module: PluginModRef,
+/// The way to a plugin, given up after its first panic or its end: what it left half done is unknown.
+struct Remote {
+    calls: Arc<dyn Calls>,
     retired: OnceLock<String>,
 }
 
@@ -77,53 +70,30 @@ impl std::fmt::Debug for Remote {
 }
 
 impl Remote {
-    pub(super) fn new(module: PluginModRef) -> Self {
-        Remote { module, retired: OnceLock::new() }
-    }
-
-    fn call<T>(&self, function: impl FnOnce(PluginModRef) -> RResult<T, RawError>) -> Result<T, PluginError> {
-        if let Some(panic) = self.retired.get() {
-            return Err(PluginError::Retired(panic.clone()));
+    fn call(&self, number: u32, call: Call<'_>) -> Result<Vec<u8>, PluginError> {
+        if let Some(event) = self.retired.get() {
+            return Err(PluginError::Retired(event.clone()));
         }
-        let error = match function(self.module).into_result() {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        let message = error.message.into_string();
-        Err(match (error.code, error.context.as_slice()) {
-            (code::CONFIG, [field, expected, found]) => {
-                let [field, expected, found] = [field, expected, found].map(|text| text.to_string());
-                PluginError::Config(ConfigError { field, expected, found })
-            }
-            (code::PANIC, _) => {
-                let error = PluginError::Panic { message, location: error.location.into_string() };
-                self.retired.get_or_init(|| error.to_string());
-                error
-            }
-            _ => PluginError::Other(message),
-        })
+        let answer = self.calls.call(number, call);
+        if let Err(error @ (PluginError::Panic { .. } | PluginError::Died(_))) = &answer {
+            self.retired.get_or_init(|| error.to_string());
+        }
+        answer
     }
 
     /// The model of an answer, and the config fields that were read for it.
-    fn model(&self, answer: &[u8], tensors: &TensorIndex) -> Result<(Model, String), PluginError> {
+    fn model(answer: &[u8], tensors: &TensorIndex) -> Result<(Model, String), PluginError> {
         // The wire form has its own limit; this one keeps a longer answer from being copied first.
-        if answer.len() > wire::MAX_BYTES + (1 << 20) {
+        if answer.len() > MAX_ANSWER {
             return Err(PluginError::Other(format!("its answer of {} bytes is too long", answer.len())));
         }
         let ModelAnswer { model, read } = message::read(answer)?;
         Ok((wire::decode(&model, tensors)?, read))
     }
+}
 
-    fn edit(
-        &self,
-        model: &Model,
-        tensors: &TensorIndex,
-        function: impl FnOnce(PluginModRef, RSlice<'_, u8>) -> RResult<abi_stable::std_types::RVec<u8>, RawError>,
-    ) -> Result<Model, PluginError> {
-        let request = ModelRequest { model: wire::encode(model), tensors: message::tensors(tensors) }.encode_to_vec();
-        let answer = self.call(|module| function(module, RSlice::from_slice(&request)))?;
-        Ok(self.model(&answer, tensors)?.0)
-    }
+fn model_request(model: &Model, tensors: &TensorIndex) -> Vec<u8> {
+    ModelRequest { model: wire::encode(model), tensors: message::tensors(tensors) }.encode_to_vec()
 }
 
 /// One item of a loaded plugin.
@@ -139,10 +109,9 @@ impl Architecture for Item<Vec<String>> {
     }
 
     fn recognise(&self, config: &Config) -> Option<Fit> {
-        let text = config.to_text();
-        match self.remote.call(|module| module.recognise()(self.number, text.as_str().into())) {
-            Ok(0) => None,
-            Ok(1) => Some(Fit::Generic),
+        match self.remote.call(self.number, Call::Recognise { config: &config.to_text() }).as_deref() {
+            Ok([0]) => None,
+            Ok([1]) => Some(Fit::Generic),
             Ok(_) => Some(Fit::Exact),
             // Judged by its names, so that the reason comes out when it is asked to describe.
             Err(_) => named_fit(&self.names(), config),
@@ -152,8 +121,8 @@ impl Architecture for Item<Vec<String>> {
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {
         let bytes = DescribeRequest { config: request.config.to_text(), tensors: message::tensors(&request.tensors) }
             .encode_to_vec();
-        let answer = self.remote.call(|module| module.describe()(self.number, RSlice::from_slice(&bytes)))?;
-        let (model, read) = self.remote.model(&answer, &request.tensors)?;
+        let answer = self.remote.call(self.number, Call::Describe { request: &bytes })?;
+        let (model, read) = Remote::model(&answer, &request.tensors)?;
         let read: Vec<String> = serde_json::from_str(&read).unwrap_or_default();
         request.config.mark_read(read);
         Ok(model)
@@ -166,7 +135,8 @@ impl PoolingHead for Item<String> {
     }
 
     fn append(&self, model: Model, tensors: &TensorIndex) -> Result<Model, PluginError> {
-        self.remote.edit(&model, tensors, |module, request| module.pool()(self.number, request))
+        let answer = self.remote.call(self.number, Call::Pool { request: &model_request(&model, tensors) })?;
+        Ok(Remote::model(&answer, tensors)?.0)
     }
 }
 
@@ -176,7 +146,8 @@ impl GraphRewrite for Item<String> {
     }
 
     fn rewrite(&self, model: Model, tensors: &TensorIndex) -> Result<Model, PluginError> {
-        self.remote.edit(&model, tensors, |module, request| module.rewrite()(self.number, request))
+        let answer = self.remote.call(self.number, Call::Rewrite { request: &model_request(&model, tensors) })?;
+        Ok(Remote::model(&answer, tensors)?.0)
     }
 }
 
@@ -186,17 +157,14 @@ impl WeightFormat for Item<String> {
     }
 
     fn probe(&self, head: &[u8], file_name: &str) -> bool {
-        let probe = |module: PluginModRef| module.probe()(self.number, RSlice::from_slice(head), file_name.into());
-        self.remote.call(probe).unwrap_or(false)
+        self.remote.call(self.number, Call::Probe { head, file_name }).is_ok_and(|answer| answer == [1])
     }
 
     fn index(&self, head: &[u8], length: u64) -> Result<HeaderNeed, PluginError> {
-        let index = |module: PluginModRef| module.index()(self.number, RSlice::from_slice(head), length);
-        message::read_index(&self.remote.call(index)?)
+        message::read_index(&self.remote.call(self.number, Call::Index { head, length })?)
     }
 
     fn decode(&self, encoding: &str, bytes: &[u8], out: &mut [u8]) -> Result<(), PluginError> {
-        let (bytes, out) = (RSlice::from_slice(bytes), RSliceMut::from_mut_slice(out));
-        self.remote.call(|module| module.decode()(self.number, encoding.into(), bytes, out))
+        self.remote.call(self.number, Call::Decode { encoding, bytes, out }).map(|_| ())
     }
 }

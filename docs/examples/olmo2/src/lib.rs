@@ -61,4 +61,9 @@ fn heads<'g>(c: &Decoder, l: Layer<'_, 'g>, x: Value<'g>, bias: Bias) -> Heads<'
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! {
+    architectures: ["Olmo2ForCausalLM"],
+    pooling: ["mean-sqrt-len"],
+    rewrites: ["softcap-30"],
+    formats: ["planes"],
+}

@@ -37,6 +37,8 @@ pub(crate) struct Args {
     /// Plugin to describe the model: the name of one, or a file to load.
     #[arg(long, value_name = "NAME|PATH", conflicts_with = "onnx_path")]
     plugin: Option<String>,
+    #[command(flatten)]
+    loading: super::loading::LoadingArgs,
     /// Rewrite of a plugin to apply to the description, NAME or PLUGIN:NAME; may be repeated, and is done in this order.
     #[arg(long, value_name = "NAME", conflicts_with = "onnx_path")]
     rewrite: Vec<String>,
@@ -153,6 +155,7 @@ fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> 
     let model = ModelArgs {
         model: path.to_owned(),
         plugin: args.plugin.clone(),
+        loading: args.loading,
         rewrite: args.rewrite.clone(),
         strict: args.strict,
     };

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
 
+use super::answer::{Ready, Wishes, answer, tokenizer_if_sound};
 use super::conversation::Conversation;
-use super::generate::{DEFAULT_CHUNK, Plan, tokenizer_if_sound};
-use super::reader::{Reader, Show};
-use super::report::{Answers, Metrics, print_json};
+use super::generate::{DEFAULT_CHUNK, Plan};
 use super::{Args, Opened};
 use crate::cli::prompts::Prompt;
 use crate::cli::{forms, talk};
-use crate::generate::{self, Options};
+use crate::generate::Options;
 use crate::prepare::CpuOptions;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::vision::marks::{Marks, PLACE, expand_ids, image_token, miscounted};
@@ -108,11 +108,16 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     if !args.json {
         forms::say(&ready.quantised);
     }
-    let loaded = started.elapsed();
 
+    let looking = Instant::now();
     let mut rows = vec![];
     for pictures in &shown {
         rows.push(pictures.iter().map(|picture| ready.encoder.encode(picture)).collect::<Result<Vec<_>, _>>()?);
+    }
+    if !args.json {
+        let images = shown.iter().map(Vec::len).sum::<usize>();
+        let (calls, took) = (ready.encoder.calls(), talk::seconds(looking.elapsed()));
+        talk::say(&format!("{images} images shown, {calls} encoded in {took}"));
     }
     let sequences = rows.iter().map(|of_prompt| of_prompt.iter().map(|embeds| &**embeds));
     let mut session = ImageSession::new(ready.session, ready.ports, sequences);
@@ -122,28 +127,9 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
         chunk,
         keep_logits: args.logits,
     };
-    let show = match (args.json, plan.requests.len()) {
-        (true, _) => Show::Nothing,
-        (false, 1) => Show::Stream,
-        (false, _) => Show::Collected,
-    };
-    let seen = started.elapsed();
-    let mut reader = Reader::new(tokenizer.as_ref(), &args.stop, &options.eos, plan.requests.len(), show)?;
-    let (done, timing) = generate::generate(&mut session, &plan.requests, &options, &mut reader)?;
-    let texts = reader.finish(&done)?;
-    let first = seen + timing.first_token;
-    let metrics = Metrics { engine: selected.engine.name(), loaded, total: started.elapsed(), timing, first };
-    if args.json {
-        return print_json(args, &plan.requests, Answers { done: &done, texts: &texts }, &metrics, &ready.quantised);
-    }
-    let images = shown.iter().map(Vec::len).sum::<usize>();
-    talk::say(&format!(
-        "{images} images shown, {} encoded in {}",
-        ready.encoder.calls(),
-        talk::seconds(seen.saturating_sub(loaded))
-    ));
-    metrics.say(&plan.requests);
-    Ok(())
+    let wishes = Wishes { options, tokenizer: tokenizer.as_ref(), stop: &args.stop, json: args.json };
+    let (quantised, loaded, engine) = (&ready.quantised, started.elapsed(), selected.engine.name());
+    answer(wishes, &plan.requests, Ready { session: &mut session, engine, started, loaded, quantised })
 }
 
 /// Each prompt with its images, laid out if it is a conversation.

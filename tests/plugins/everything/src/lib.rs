@@ -181,4 +181,4 @@ mod tests {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["BagModel"], pooling: ["masked-mean"], rewrites: ["double"], formats: ["toy"] }
