@@ -26,6 +26,8 @@ pub struct Encoder {
     /// Whether pixels have an axis of images before that of tiles.
     of_images: bool,
     seen: HashMap<Digest, Arc<Embeds>>,
+    /// Tiles that a call takes, if their number is fixed.
+    tiles: Option<usize>,
     calls: usize,
 }
 
@@ -44,8 +46,14 @@ impl Encoder {
             embeds: described.output(Role::Embeds).ok_or_else(|| missing("embeddings"))?.name.clone(),
             of_images: described.ty(pixels.value).rank() == 5,
             seen: HashMap::new(),
+            tiles: None,
             calls: 0,
         })
+    }
+
+    /// The encoder, whose program takes so many tiles: images of fewer are filled up with black ones.
+    pub fn of_tiles(self, tiles: usize) -> Self {
+        Encoder { tiles: Some(tiles), ..self }
     }
 
     /// How often the program was called.
@@ -62,9 +70,17 @@ impl Encoder {
             return Ok(Arc::clone(known));
         }
         let tiles = &picture.tiles;
-        let tile = [tiles.count, 3, tiles.size.height as usize, tiles.size.width as usize];
+        let wrong = |why: String| RuntimeError::Program { why };
+        let count = self.tiles.unwrap_or(tiles.count);
+        if tiles.count > count {
+            let path = picture.path.display();
+            return Err(wrong(format!("it takes {count} tiles, and {path} has {}", tiles.count)));
+        }
+        let tile = [count, 3, tiles.size.height as usize, tiles.size.width as usize];
+        let mut data = tiles.data.clone();
+        data.resize(tile.iter().product(), 0.0);
         let shape = if self.of_images { [&[1], tile.as_slice()].concat() } else { tile.to_vec() };
-        let pixels = Tensor::floats(shape, tiles.data.clone());
+        let pixels = Tensor::floats(shape, data);
         let packing = picture.packing.as_ref().map(|index| Tensor::integers([index.len()], index.clone()));
         let mut inputs = vec![(self.pixels.as_str(), &pixels)];
         if let (Some(name), Some(packing)) = (&self.packing, &packing) {
@@ -73,11 +89,15 @@ impl Encoder {
         let results = self.program.call(&inputs)?;
         self.calls += 1;
         let found = results.into_iter().find(|(name, _)| *name == self.embeds).map(|(_, tensor)| tensor);
-        let wrong = |why: String| RuntimeError::Program { why };
         let found = found.ok_or_else(|| wrong(format!("it puts out no `{}`", self.embeds)))?;
         let width = found.shape.last().copied().unwrap_or(0);
-        let Data::F32(data) = found.data else { return Err(wrong(format!("`{}` is not f32", self.embeds))) };
-        let rows = data.len().checked_div(width).unwrap_or(0);
+        let Data::F32(mut data) = found.data else { return Err(wrong(format!("`{}` is not f32", self.embeds))) };
+        let mut rows = data.len().checked_div(width).unwrap_or(0);
+        if count > tiles.count && rows > picture.rows {
+            // Rows of tiles that are not there.
+            data.truncate(picture.rows * width);
+            rows = picture.rows;
+        }
         if rows != picture.rows {
             return Err(wrong(format!("it made {rows} rows of {}, expected {}", picture.path.display(), picture.rows)));
         }

@@ -40,6 +40,8 @@ pub struct Picture {
     pub digest: Digest,
     /// Where it came from.
     pub path: PathBuf,
+    /// Its size.
+    pub size: Size,
     /// Its pixels.
     pub tiles: Tiles,
     /// The order of its rows, for a model that packs them.
@@ -145,7 +147,14 @@ impl Family {
                 (packing.len(), Some(packing.index()))
             }
         };
-        let picture = Arc::new(Picture { digest: digest.clone(), path: path.to_owned(), tiles, packing, rows });
+        let picture = Arc::new(Picture {
+            digest: digest.clone(),
+            path: path.to_owned(),
+            size: image.size(),
+            tiles,
+            packing,
+            rows,
+        });
         self.read.insert(digest, Arc::clone(&picture));
         Ok(picture)
     }

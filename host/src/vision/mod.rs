@@ -12,12 +12,13 @@
 //! | [`family`] | a checkpoint's files into how its model looks at images |
 //! | [`marks`] | places in a prompt into image tokens |
 //! | [`encoder`] | tiles into rows of embeddings, each image once |
-//! | [`session`] | rows of embeddings into what a language program is called with |
+//! | [`session`], [`cards`] | rows of embeddings into what a language program is called with, on the CPU and on cards |
 //! | [`sizes`] | image sizes into programs and sizes for cards |
 //! | [`ready`] | a described model into both of its programs, loaded |
 //!
 //! It knows files, pixels, tokens and what programs are called with. How they compute is not known here.
 
+pub mod cards;
 pub mod encoder;
 mod error;
 pub mod family;

@@ -59,16 +59,29 @@ pub fn cpu(model: &Model, weights: &Weights, options: CpuOptions<'_>) -> Result<
 }
 
 /// How the language program takes images.
-fn ports(model: &Model, language: &Program) -> Result<ImagePorts> {
+///
+/// # Errors
+/// If it takes none.
+pub fn ports(model: &Model, language: &Program) -> Result<ImagePorts> {
     let link = model.links.iter().find(|link| link.to.0 == language.name);
     let embeds = &link.with_context(|| format!("program {} takes no images", language.name))?.to.1;
     let width = language.port(embeds).and_then(|part| language.ty(part).last().and_then(Dim::fixed));
     let width = width.and_then(|width| usize::try_from(width).ok());
-    let counted = |name: Option<&str>| name.map(str::to_owned).context("the language program counts no image tokens");
+    let input = |role: Role| {
+        let found = language.input(role).map(|input| input.name.clone());
+        found.with_context(|| format!("the language program has no input of role {}", role.name()))
+    };
+    let output = |role: Role| {
+        let found = language.output(role).map(|output| output.name.clone());
+        found.with_context(|| format!("the language program has no output of role {}", role.name()))
+    };
     Ok(ImagePorts {
+        tokens: input(Role::Tokens)?,
+        positions: input(Role::Positions)?,
+        logits: output(Role::Logits)?,
         embeds: embeds.clone(),
-        index: counted(language.input(Role::Carry).map(|input| input.name.as_str()))?,
-        next_index: counted(language.output(Role::Carry).map(|output| output.name.as_str()))?,
+        index: input(Role::Carry)?,
+        next_index: output(Role::Carry)?,
         width: width.with_context(|| format!("`{embeds}` is no state of rows of a fixed width"))?,
     })
 }

@@ -12,6 +12,12 @@ use crate::runtime::{Logits, Row, RuntimeError, Session, Tensor};
 /// Names by which a language program takes images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImagePorts {
+    /// Token ids.
+    pub tokens: String,
+    /// Their positions.
+    pub positions: String,
+    /// Scores of the next token.
+    pub logits: String,
     /// Rows of images.
     pub embeds: String,
     /// How many of them were used before.

@@ -25,6 +25,10 @@ const CONTEXT: u64 = 1024;
 pub struct Seen {
     /// Name of the program.
     pub program: String,
+    /// The only size of images it is for; `None` if it is for all.
+    pub image: Option<Size>,
+    /// Tiles of an image.
+    pub tiles: usize,
     /// Rows of an image.
     pub rows: u64,
     /// Numbers of the symbols that both programs' specializations state, in the reference's words.
@@ -65,7 +69,8 @@ pub fn fix(model: &mut Model, checkpoint: &Checkpoint, sizes: &[Size]) -> Result
                 tiles.saturating_mul(family.rows_per_tile())
             }
         };
-        return Ok(vec![Seen { program: vision.name, rows, symbols: common }]);
+        let tiles = usize::try_from(common.get("num_patches").copied().unwrap_or(1))?;
+        return Ok(vec![Seen { program: vision.name, image: None, tiles, rows, symbols: common }]);
     }
     if sizes.is_empty() {
         sizes.push(DEFAULT);
@@ -81,7 +86,8 @@ pub fn fix(model: &mut Model, checkpoint: &Checkpoint, sizes: &[Size]) -> Result
         symbols.insert("image_size_height".into(), size.height.into());
         symbols.insert("image_size_width".into(), size.width.into());
         symbols.insert("num_patches".into(), packing.tile_count() as u64);
-        seen.push(Seen { program: name, rows: packing.len() as u64, symbols });
+        let (tiles, rows) = (packing.tile_count(), packing.len() as u64);
+        seen.push(Seen { program: name, image: Some(*size), tiles, rows, symbols });
     }
     let place = model.programs.iter().position(|program| program.name == vision.name).unwrap_or(0);
     let first = programs.first().map(|program| program.name.clone()).unwrap_or_default();

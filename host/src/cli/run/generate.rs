@@ -121,7 +121,7 @@ impl Plan {
 }
 
 /// Refuses ids past the vocabulary, which an engine would read from some other row.
-fn check_ids(prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<()> {
+pub(super) fn check_ids(prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<()> {
     use qeff_plugin_api::graph::Role;
     let program = prepare::main_program(model)?;
     let vocab = program.output(Role::Logits).and_then(|output| program.ty(output.value).last()?.fixed());

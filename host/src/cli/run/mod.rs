@@ -9,6 +9,7 @@ mod reader;
 mod report;
 mod speech;
 mod vlm;
+mod vlm_cards;
 
 use std::time::Instant;
 

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use qeff_core::lower::Target;
 
 use super::answer::{Ready, Wishes, answer, tokenizer_if_sound};
 use super::conversation::Conversation;
-use super::generate::{DEFAULT_CHUNK, Plan};
-use super::{Args, Opened};
+use super::generate::{DEFAULT_CHUNK, Plan, check_ids};
+use super::{Args, Opened, vlm_cards};
 use crate::cli::prompts::Prompt;
 use crate::cli::{forms, talk};
 use crate::generate::Options;
@@ -61,12 +61,6 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     let Opened { args, started, checkpoint, described, on_cards } = opened;
     let sampling = args.sampling.sampling()?;
     let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
-    if on_cards {
-        bail!(
-            "running models that look at images on AI 100 is not built yet: `compile` makes the programs; without \
-             --device-group and --sdk, `run` is on the CPU"
-        );
-    }
     let asked = if args.images.messages.is_none() { args.prompts.prompts()? } else { vec![] };
     let needs_text =
         !args.stop.is_empty() || asked.is_empty() || asked.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
@@ -93,6 +87,22 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     }
 
     talk::warnings(&described.warnings);
+    let options = Options {
+        sampling,
+        eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
+        chunk: args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize),
+        keep_logits: args.logits,
+    };
+    let chunk = options.chunk;
+    let wishes = Wishes { options, tokenizer: tokenizer.as_ref(), stop: &args.stop, json: args.json };
+    if on_cards {
+        check_ids(&encoded, &described.model)?;
+        let (checkpoint, prompts, shown) = (&checkpoint, &encoded, &shown);
+        return vlm_cards::run(
+            vlm_cards::Asked { args, started, forms, checkpoint, described, prompts, shown },
+            wishes,
+        );
+    }
     if !args.json {
         talk::notes(&described.notes);
     }
@@ -101,7 +111,6 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     if !args.json {
         talk::say(&format!("engine: {}", selected.about));
     }
-    let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
     let how = CpuOptions { engine: &*selected.engine, slots: 1, context: plan.context, chunk, forms };
     let mut ready = ready::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
@@ -121,13 +130,6 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     }
     let sequences = rows.iter().map(|of_prompt| of_prompt.iter().map(|embeds| &**embeds));
     let mut session = ImageSession::new(ready.session, ready.ports, sequences);
-    let options = Options {
-        sampling,
-        eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
-        chunk,
-        keep_logits: args.logits,
-    };
-    let wishes = Wishes { options, tokenizer: tokenizer.as_ref(), stop: &args.stop, json: args.json };
     let (quantised, loaded, engine) = (&ready.quantised, started.elapsed(), selected.engine.name());
     answer(wishes, &plan.requests, Ready { session: &mut session, engine, started, loaded, quantised })
 }
