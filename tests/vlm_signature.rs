@@ -4,20 +4,26 @@
 use anyhow::{Context as _, Result, ensure};
 use qeff::{describe_with, root};
 use qeff_core::lower::{Lowered, Target};
-use qeff_core::passes::{Features, fix_packing};
+use qeff_core::passes::{Features, fix_packing, join};
 use qeff_core::weights::Facets;
 use qeff_host::prepare::prepare;
 use qeff_host::vision::Size;
 use qeff_host::vision::grid::{Packing, best_grid};
 use qeff_plugin_api::config::Config;
-use qeff_plugin_api::graph::Role;
+use qeff_plugin_api::graph::{Model, Role};
 use qeff_plugin_api::onnx::{ValueInfoProto, dtype, tensor_shape_proto::dimension::Value, type_proto};
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 use serde_json::{Value as Json, json};
 
 #[test]
 fn llava() -> Result<()> {
-    compare("llava+dual", None)
+    compare("llava+dual", |_| Ok(()))
+}
+
+/// One program of both.
+#[test]
+fn llava_in_one() -> Result<()> {
+    compare("llava+single", |model| Ok(join(model).map(|_| ())?))
 }
 
 /// The reference's one size of images, and what it makes of it.
@@ -32,7 +38,12 @@ fn llava_next() -> Result<()> {
     let tiles = Size::new(grid.height / 384, grid.width / 384);
     let packing = Packing::new(image, tiles, Size::square(384 / 14)).context("too many tiles")?;
     assert_eq!((packing.tile_count(), packing.len()), (10, 5239), "num_patches and vision_size");
-    compare("llava_next+dual", Some(&packing.index()))
+    compare("llava_next+dual", |model| {
+        let place = model.programs.iter().position(|program| program.input(Role::Packing).is_some());
+        let vision = &mut model.programs[place.context("no program packs")?];
+        *vision = fix_packing(vision, &packing.index(), "vision")?;
+        Ok(())
+    })
 }
 
 fn golden(case: &str) -> Result<Json> {
@@ -40,15 +51,11 @@ fn golden(case: &str) -> Result<Json> {
     Ok(serde_json::from_str(&std::fs::read_to_string(path)?)?)
 }
 
-fn compare(case: &str, packing: Option<&[i64]>) -> Result<()> {
+fn compare(case: &str, change: impl FnOnce(&mut Model) -> Result<()>) -> Result<()> {
     let golden = golden(case)?;
     let tensors = tensors(&golden["config"])?;
     let mut model = describe_with(&Config::parse(&golden["config"].to_string())?, &tensors)?;
-    if let Some(index) = packing {
-        let place = model.programs.iter().position(|program| program.input(Role::Packing).is_some());
-        let vision = &mut model.programs[place.context("no program packs")?];
-        *vision = fix_packing(vision, index, "vision")?;
-    }
+    change(&mut model)?;
     let nothing = Nothing(tensors);
     let prepared = prepare(model, &Facets::new(&nothing), &Features::default(), Target::Aic)?;
     let expected = golden["programs"].as_array().context("no programs")?;

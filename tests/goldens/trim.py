@@ -52,7 +52,7 @@ def trimmed(case: str, recording: dict) -> dict:
     }
 
 
-PROGRAMS = ["llava+dual", "llava_next+dual"]
+PROGRAMS = ["llava+dual", "llava+single", "llava_next+dual"]
 PARTS = ["image_size", "patch_size", "image_token_index", "image_grid_pinpoints", "vision_feature_layer",
          "vision_feature_select_strategy", "projector_hidden_act", "multimodal_projector_bias", "layer_norm_eps", "num_channels"]
 

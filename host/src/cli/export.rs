@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Target};
 use qeff_core::onnx::{self, ExportError, Exported};
-use qeff_core::passes::Features;
+use qeff_core::passes::{self, Features};
 use qeff_core::weights::{Clipped, PackError, PackOptions, Progress};
 use qeff_plugin_api::DType;
 use serde_json::{Value as Json, json};
@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// gets a vision program of its own [default: 1109x1610 for AI 100, any size for the CPU].
     #[arg(long, value_name = "HxW")]
     image_size: Vec<Size>,
+    /// One program that looks at images with every call, instead of a vision and a language program.
+    #[arg(long)]
+    single_qpc: bool,
     #[command(flatten)]
     forms: FormArgs,
     /// Memory for converting weights, in MB.
@@ -165,9 +168,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         context: args.ccl_enabled,
         reach: args.ctx_len.map_or(0, u64::from),
     };
-    if target == Target::Aic || !args.image_size.is_empty() {
+    if !args.image_size.is_empty() || target == Target::Aic && sizes::packs(&described.model) {
         sizes::fix(&mut described.model, &checkpoint, &args.image_size)?;
     }
+    let joined = if args.single_qpc { Some(passes::join(&mut described.model)?) } else { None };
     let (quantised, report) = forms.quantised(&mut described.model, &checkpoint.weights)?;
     let source = forms.facets(&quantised);
     let linking = match args.storage {
@@ -183,12 +187,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Some(linking) => linking.prepare(described.model, &source, &features, products)?,
     };
-    prepared.reports.splice(0..0, report);
+    prepared.reports.splice(0..0, joined.into_iter().chain(report));
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
     let metadata = [("qeff_transforms", passes.join(",")), ("qeff.target", target.name().to_owned())];
 
-    let mut exports = vec![];
+    let (mut exports, mut shared) = (vec![], onnx::Shared::default());
     for (program, lowered) in prepared.model.programs.iter().zip(&prepared.programs) {
         let bar = talk::bytes_bar("writing weights", 0);
         let advance = |progress: Progress| {
@@ -208,7 +212,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(linking) => linking.storage(&prepared.model),
         };
         let what = onnx::Export { lowered, stem: &stem, source: &source, storage, metadata: &metadata, options };
-        let exported = onnx::export(what, &args.output);
+        let exported = onnx::export_sharing(what, &args.output, &mut shared);
         bar.finish_and_clear();
         if matches!(exported, Err(ExportError::Pack(PackError::Interrupted))) {
             return interrupts.end();

@@ -35,6 +35,11 @@ pub struct Seen {
     pub symbols: BTreeMap<String, u64>,
 }
 
+/// Whether a program of the model packs tiles in an order that depends on the size of an image.
+pub fn packs(model: &Model) -> bool {
+    model.programs.iter().any(|program| program.input(Role::Packing).is_some())
+}
+
 /// For a model that looks at images: fixes its vision program for each of `sizes`, and says what each is made for. Nothing
 /// for any other model.
 ///
@@ -55,7 +60,7 @@ pub fn fix(model: &mut Model, checkpoint: &Checkpoint, sizes: &[Size]) -> Result
     let tile = family.tile().context("the size of tiles depends on the image")?;
     let mut common =
         BTreeMap::from([("img_size".to_owned(), u64::from(tile.height)), ("max_num_images".to_owned(), 1)]);
-    if vision.input(Role::Packing).is_none() {
+    if !packs(model) {
         if !sizes.is_empty() {
             bail!("--image-size: this model sees images of every size as tiles of {tile}; leave the flag out");
         }
@@ -115,7 +120,10 @@ pub fn number(programs: &mut [(&str, &mut Program)], seen: &[Seen]) {
             Some(seen) => program.symbols.extend(seen.symbols.clone()),
             None => {
                 program.symbols.extend(largest.symbols.clone());
-                program.symbols.insert("vision_size".into(), largest.rows);
+                // One program of both has no rows of its own.
+                if program.interface.has_symbol("vision_size") {
+                    program.symbols.insert("vision_size".into(), largest.rows);
+                }
             }
         }
     }

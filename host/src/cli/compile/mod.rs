@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
-use qeff_core::passes::Features;
+use qeff_core::passes::{self, Features};
 use qeff_core::weights::Facets;
 use serde_json::json;
 
@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// gets a vision program of its own [default: 1109x1610].
     #[arg(long, value_name = "HxW", conflicts_with = "onnx_path", help_heading = "Sizes")]
     image_size: Vec<Size>,
+    /// One program that looks at images with every call, instead of a vision and a language program.
+    #[arg(long, conflicts_with = "onnx_path", help_heading = "Sizes")]
+    single_qpc: bool,
     #[command(flatten)]
     cards: CardArgs,
     /// Folder for the compiled program, instead of the cache.
@@ -104,6 +107,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             (checkpoint, described) = open(path, args)?;
             let seen = sizes::fix(&mut described.model, &checkpoint, &args.image_size)?;
             sizes::shape(&mut options.shape, &seen);
+            if args.single_qpc {
+                passes::join(&mut described.model)?;
+            }
             (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
             facets = forms.facets(&quantised);
             prepared = prepare_for_cards(described, &facets, &options.shape)?;

@@ -46,7 +46,7 @@ pub(super) fn run(asked: Asked<'_>, mut wishes: Wishes<'_>) -> Result<()> {
     }
     let place = Place::new(args.cards.device_group.as_ref(), args.cards.sdk.as_deref(), &args.device)?;
     let found = args.cards.find()?;
-    let images = images(&described, shown)?;
+    let images = images(&described, shown);
     let seen = sizes::fix(&mut described.model, checkpoint, &images)?;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(1) + args.max_new_tokens.map_or(1, |n| n as usize);
     let mut shape = args.shape();
@@ -112,9 +112,8 @@ pub(super) fn run(asked: Asked<'_>, mut wishes: Wishes<'_>) -> Result<()> {
 }
 
 /// The sizes of images that vision programs are needed for: none where one program serves all.
-fn images(described: &Described, shown: &[Vec<Arc<Picture>>]) -> Result<Vec<Size>> {
-    use qeff_plugin_api::graph::Role;
-    let packs = crate::vision::family::vision_program(&described.model)?.input(Role::Packing).is_some();
+fn images(described: &Described, shown: &[Vec<Arc<Picture>>]) -> Vec<Size> {
+    let packs = sizes::packs(&described.model);
     let sizes: BTreeSet<Size> = shown.iter().flatten().filter(|_| packs).map(|picture| picture.size).collect();
-    Ok(sizes.into_iter().collect())
+    sizes.into_iter().collect()
 }
