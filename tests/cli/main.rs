@@ -17,6 +17,7 @@ mod machine;
 mod prompts;
 mod quantised;
 mod text;
+mod vlm;
 mod weights;
 
 use std::path::PathBuf;

@@ -29,6 +29,8 @@ pub struct Program {
     pub weights: Weights,
     /// Symbols that are lengths of rolling buffers, with the window that attention looks through.
     pub windows: BTreeMap<String, u64>,
+    /// Numbers of symbols that follow from what the program is made for, where nobody says otherwise.
+    pub symbols: BTreeMap<String, u64>,
 }
 
 impl Program {
@@ -48,6 +50,7 @@ impl Program {
             functions: lowered.functions.clone(),
             weights,
             windows: windows(program),
+            symbols: BTreeMap::new(),
         })
     }
 
@@ -105,7 +108,8 @@ impl Program {
         }
         let stem = path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
         let windows = BTreeMap::new();
-        Ok((Program { stem, interface, graph, functions: model.functions, weights, windows }, files))
+        let symbols = BTreeMap::new();
+        Ok((Program { stem, interface, graph, functions: model.functions, weights, windows, symbols }, files))
     }
 }
 
