@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qeff_core::qpc::{Direction, Interface, Qpc};
 use qeff_core::validate::validate;
 use qeff_core::weights::blocks::{BlockPart, ZeroPoint};
 use qeff_core::weights::gguf::Header;
@@ -99,6 +100,33 @@ impl Folder {
         if let Ok(checkpoint) = checkpoint.dequantised(Some(&quantization)) {
             read_all(&checkpoint);
         }
+    }
+}
+
+/// A compiled program, and a descriptor of one.
+pub(crate) fn qpc(input: &[u8]) {
+    if let Ok(qpc) = Qpc::parse(input) {
+        assert!(qpc.devices() > 0 && qpc.bytes == input.len() as u64);
+        qpc.slices.iter().for_each(|slice| check(&slice.interface));
+    }
+    if let Ok(interface) = qeff_core::qpc::io_descriptor(input) {
+        check(&interface);
+    }
+}
+
+/// What everybody who calls a program relies on.
+fn check(interface: &Interface) {
+    let bindings = &interface.bindings;
+    assert!(!interface.rows.is_empty() && interface.rows.iter().all(|row| row.len() == bindings.len()));
+    for state in interface.states() {
+        assert_eq!(bindings[state.input].direction, Direction::Input);
+        assert_eq!(bindings[state.output].direction, Direction::Output);
+    }
+    for binding in bindings {
+        let found = interface.find(&binding.name).expect("a binding by its own name");
+        assert_eq!(bindings[found].name, binding.name);
+        let elements: u64 = binding.dims.iter().map(|&dim| u64::from(dim)).product();
+        assert!(elements.checked_mul(binding.elem.bytes().unwrap_or(1) as u64).is_some());
     }
 }
 

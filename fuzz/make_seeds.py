@@ -62,6 +62,58 @@ def quantised(name, config, tensors, data=bytes(range(1, 120, 7))):
     write("quantised", name, json.dumps(dict(quantization_config=config)).encode(), text, data)
 
 
+def varint(number):
+    out = b""
+    number &= (1 << 64) - 1
+    while True:
+        number, low = number >> 7, number & 127
+        out += bytes([low | 128 if number else low])
+        if not number:
+            return out
+
+
+def message(*fields):
+    """Protobuf: fields as (number, value), a value an integer, a text or the bytes of another message."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            value = value.encode() if isinstance(value, str) else value
+            out += varint(number << 3 | 2) + varint(len(value)) + value
+    return out
+
+
+def container(segments, base=0, align=8):
+    """A QPC of (name, bytes)."""
+    head, table, out = 40, b"", b""
+    start = head + 32 * len(segments)
+    for name, data in segments:
+        places = []
+        for piece in (name.encode() + b"\0", data):
+            out += bytes(-(start + len(out)) % align)
+            places.append(base + start + len(out))
+            out += piece
+        table += struct.pack("<4Q", len(data), 0, *places)
+    return struct.pack("<IBBH4Q", 0x00A1CD7C, 0, 1, 1, start + len(out), base, len(segments), base + head) + table + out
+
+
+def network(inputs, outputs, rows=(), cores=16):
+    """networkdesc.bin of bindings (name, type, dims, partial) and rows of (type, dims)."""
+    form = lambda kind, dims: message((1, kind), (4, b"".join(map(varint, dims))))
+    binding = lambda name, kind, dims, partial: message((1, name), (2, form(kind, dims)), (3, form(kind, dims)), (5, partial))
+    shapes = lambda row: message(*((1, message((1, kind), (2, b"".join(map(varint, dims))))) for kind, dims in row))
+    return message((1, 9), (3, "QAicGraph"), *((4, binding(*b)) for b in inputs), *((5, binding(*b)) for b in outputs),
+                   (7, cores), (14, 1), *((18, shapes(row)) for row in rows))
+
+
+def io_desc(bindings, selected=True):
+    """IoDesc of bindings (name, type, direction, dims)."""
+    all_of = [(2, message((1, name), (2, i), (3, kind), (4, way), (7, b"".join(map(varint, dims))), (10, 1)))
+              for i, (name, kind, way, dims) in enumerate(bindings)]
+    return message(*([(2, message((1, "default"), *all_of))] if selected else []), (3, "QAicGraph"))
+
+
 def write(target, name, *files):
     (SEEDS / target / name).write_bytes(CUT.join(files))
 
@@ -113,22 +165,6 @@ def elf(manifest=MANIFEST, symbols=("qeff_plugin_v1__acme",), needed=("libc.so.6
     return bytes(out)
 
 
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, value):
-    """A field of protobuf: a number, or bytes."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    value = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
 # What tests/plugins/everything answers for a table of 5 rows of 3: its model in the wire form, with the fields it read.
 ANSWER = zlib.decompress(base64.b64decode("""
 eNp9UMFOwkAQTSnCdjQIG2MiCRqXeDGooLceazwavZlgTLNtB7rQbqFdQqLhwq/4Kf6Y7VINmuhpZ+e9N/PmwXuVAK3OcTSyP0y4BUvI2UK5IsigobgX4eUS
@@ -139,22 +175,23 @@ lBnrsZ8Oc0Q/qx5LdKBaWGZsfxWrlVNpthwCOu2mkTbL5LI8zZhTY5B2oLUxlvqhUOirRYqUOHx8nwQY
 
 
 def answers():
-    info = field(1, "table.weight") + field(2, 2) + field(3, 5) + field(3, 3)
-    stored = field(2, field(1, info) + field(2, 12) + field(3, 15) + field(4, "plus-one"))
-    return dict(
-        model=ANSWER, reply=field(1, ANSWER), cut=ANSWER[:-30], more=field(1, 4096), tensors=stored, reply_tensors=field(1, stored),
-        error=field(2, field(1, "no")), config_error=field(2, field(2, "a") + field(2, "b") + field(2, "c")),
-        panic=field(2, field(1, "no") + field(3, "lib.rs:1")), empty=b"", without_model=field(2, "[]"),
-    )
+    tensor = message((1, "table.weight"), (2, 2), (3, 5), (3, 3))
+    tensors = message((2, message((1, tensor), (2, 12), (3, 15), (4, "plus-one"))))
+    return {
+        "model": ANSWER, "reply": message((1, ANSWER)), "cut": ANSWER[:-30], "more": message((1, 4096)), "tensors": tensors,
+        "reply-tensors": message((1, tensors)), "error": message((2, message((1, "no")))),
+        "config-error": message((2, message((2, "a"), (2, "b"), (2, "c")))),
+        "panic": message((2, message((1, "no"), (3, "lib.rs:1")))), "empty": b"", "without-model": message((2, "[]")),
+    }
 
 
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
-    for target in ("safetensors", "gguf", "quantised", "plugin_answer", "plugin_file"):
+    for target in ("safetensors", "gguf", "quantised", "qpc", "plugin_answer", "plugin_file"):
         (SEEDS / target).mkdir(parents=True)
 
     for name, answer in answers().items():
-        write("plugin_answer", name.replace("_", "-"), answer)
+        write("plugin_answer", name, answer)
     write("plugin_file", "sound", elf())
     write("plugin_file", "cut", elf()[:-100])
     write("plugin_file", "two-symbols", elf(symbols=("qeff_plugin_v1__a", "qeff_plugin_v1__b")))
@@ -219,6 +256,24 @@ def main():
     quantised("fbgemm", dict(quant_method="fbgemm_fp8"), [("m.weight", "F8_E4M3", [4, 5]), ("m.weight_scale", "F32", [4, 1])])
     quantised("mxfp4", dict(quant_method="mxfp4"), [("m_blocks", "U8", [2, 3, 2, 16]), ("m_scales", "U8", [2, 3, 2])])
     quantised("left-over", dict(quant_method="awq", bits=4, group_size=16), awq[1:])
+
+    state = ("past_key.0", 1, [1, 2, 8, 4], 1)
+    inputs = [("input_ids", 7, [1, 4], 0), ("position_ids", 7, [1, 4], 0), state]
+    outputs = [("logits", 0, [1, 1, 9], 0), ("past_key.0_RetainedState", 1, [1, 2, 8, 4], 1)]
+    row = lambda n: [(7, [1, n]), (7, [1, n]), (1, [1, 2, 8, 4]), (0, [1, 1, 9]), (1, [1, 2, 8, 4])]
+    sound = network(inputs, outputs, [row(4), row(1)])
+    segments = [("constantsdesc.bin", bytes(24)), ("network.elf", b"\x7fELF"), ("networkdesc.bin", sound)]
+    write("qpc", "sound", container(segments))
+    write("qpc", "heap-base", container(segments, base=0x7F0000001000))
+    write("qpc", "unaligned", container(segments, align=1))
+    write("qpc", "cut", container(segments)[:-8])
+    write("qpc", "one-specialization", container([("networkdesc.bin", network(inputs, outputs))]))
+    write("qpc", "short-row", container([("networkdesc.bin", network(inputs, outputs, [row(1)[1:]]))]))
+    write("qpc", "negative-dims", container([("networkdesc.bin", network([("x", 7, [-1, 4], 0)], outputs))]))
+    write("qpc", "cards", container([("mdp_meta_info", b"{}")] + [(f"QAicGraph_slice{i:02}", container(segments)) for i in (1, 0)]))
+    write("qpc", "cards-with-a-gap", container([("mdp_meta_info", b"{}"), ("QAicGraph_slice01", container(segments))]))
+    write("qpc", "io-descriptor", io_desc([("input_ids", 7, 0, [1, 4]), ("x_InternalRetainedState", 11, 1, [2])]))
+    write("qpc", "io-descriptor-without-a-set", io_desc([], selected=False))
 
 
 if __name__ == "__main__":

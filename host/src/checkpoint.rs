@@ -211,7 +211,7 @@ fn quantization_file(dir: &Path, config: &str) -> Result<Option<(&'static str, S
 }
 
 /// The text of a JSON file, `None` if there is no such file.
-fn read_json_text(path: &Path) -> Result<Option<String>> {
+pub(crate) fn read_json_text(path: &Path) -> Result<Option<String>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),

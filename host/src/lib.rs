@@ -1,11 +1,13 @@
 //! qeff host.
 
 pub mod artifacts;
+pub mod audio;
 pub mod checkpoint;
 pub mod cli;
 pub mod compile;
 pub mod conformance;
 pub mod describe;
+pub mod encode;
 pub mod engines;
 mod foreign;
 pub mod forms;
@@ -18,4 +20,5 @@ pub mod plugins;
 pub mod prepare;
 pub mod qpc;
 pub mod runtime;
+pub mod speech;
 pub mod text;

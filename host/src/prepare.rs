@@ -12,7 +12,7 @@ use qeff_plugin_api::weight::RopeTable;
 use crate::forms::WeightForms;
 use crate::runtime::cpu::engine::Engine;
 use crate::runtime::cpu::session::{CpuSession, Extent};
-use crate::runtime::cpu::{self, Residence, load};
+use crate::runtime::cpu::{self, CpuProgram, Residence, load};
 
 /// The program of a model that generates text.
 ///
@@ -72,7 +72,10 @@ pub fn prepare<'a>(
     options: impl Into<lower::Options<'a>>,
 ) -> Result<Prepared> {
     let (tensors, options) = (tensors.into(), options.into());
-    let reports = passes::apply(&mut model, features)?;
+    let mut reports = passes::apply(&mut model, features)?;
+    if options.target == Target::Cpu {
+        reports.extend(passes::guards(&mut model));
+    }
     // A pass that leaves an invalid graph is our mistake; better said here than by a compiler an hour later.
     validate(&model, tensors.index).context("a pass left the model invalid")?;
     let programs =
@@ -82,7 +85,7 @@ pub fn prepare<'a>(
 
 /// Cuts rotary tables to the positions that a session has: a model made for a hundred thousand of them would be loaded
 /// with megabytes that no request looks at.
-fn shorten_tables(model: &mut Model, positions: u64) {
+pub(crate) fn shorten_tables(model: &mut Model, positions: u64) {
     for program in &mut model.programs {
         let tables: Vec<_> = program
             .weights()
@@ -108,6 +111,48 @@ pub struct CpuReady {
     pub reports: Vec<PassReport>,
     /// What became of weights that are stored quantised.
     pub quantised: Quantised,
+}
+
+/// Programs on the CPU that are called as they are, with what is worth telling about them.
+pub struct CpuPrograms {
+    /// The programs by name.
+    pub programs: Vec<(String, CpuProgram)>,
+    /// What the passes did.
+    pub reports: Vec<PassReport>,
+    /// What became of weights that are stored quantised.
+    pub quantised: Quantised,
+}
+
+impl CpuPrograms {
+    /// Takes out the program called `name`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn take(&mut self, name: &str) -> Result<CpuProgram> {
+        let at = self.programs.iter().position(|(other, _)| other == name);
+        Ok(self.programs.swap_remove(at.with_context(|| format!("the model has no program `{name}`"))?).1)
+    }
+}
+
+/// Makes every program of `model` ready to be called on the CPU.
+///
+/// # Errors
+/// If the model cannot be lowered or loaded.
+pub fn cpu_programs(model: &Model, weights: &Weights, engine: &dyn Engine, forms: WeightForms) -> Result<CpuPrograms> {
+    let mut model = model.clone();
+    let (quantised, report) = forms.quantised(&mut model, weights)?;
+    let facets = forms.facets(&quantised);
+    let how = lower::Options { products: forms.products, ..Target::Cpu.into() };
+    let prepared = prepare(model, &facets, &Features::default(), how)?;
+    let sources: Vec<_> = prepared.model.programs.iter().zip(&prepared.programs).collect();
+    let (programs, _) = load(engine, cpu::Tensors { checkpoint: weights, source: &facets }, &sources)?;
+    let names = prepared.model.programs.iter().map(|program| program.name.clone());
+    let quantised = prepared.quantised();
+    Ok(CpuPrograms {
+        programs: names.zip(programs).collect(),
+        reports: report.into_iter().chain(prepared.reports).collect(),
+        quantised,
+    })
 }
 
 /// How a model is to run on the CPU.

@@ -9,6 +9,7 @@
 //! | [`weights`] | checkpoints, and weight expressions as a stream of bytes | graphs, ONNX |
 //! | [`onnx`] | model files and their text form | what a node means |
 //! | [`mapping`] | mapped files | what is in them |
+//! | [`qpc`] | compiled programs, as far as they can be read | devices, compilers |
 //!
 //! There is no dlopen here, no child process, no network, no terminal.
 
@@ -16,6 +17,7 @@ pub mod lower;
 pub mod mapping;
 pub mod onnx;
 pub mod passes;
+pub mod qpc;
 pub mod text;
 pub mod validate;
 pub mod weights;

@@ -51,6 +51,7 @@ const INERT: &[&str] = &[
     "add_cross_attention",
     "architectures",
     "attention_dropout",
+    "attention_probs_dropout_prob",
     "attn_pdrop",
     "auto_map",
     "bad_words_ids",
@@ -58,13 +59,17 @@ const INERT: &[&str] = &[
     "bos_token_id",
     "chunk_size_feed_forward",
     "classifier_dropout",
+    "cls_dropout",
+    "cls_token_id",
     "cross_attention_hidden_size",
     "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
+    "dropout",
     "dtype",
     "early_stopping",
     "embd_pdrop",
+    "embedding_dropout",
     "encoder_no_repeat_ngram_size",
     "eos_token_id",
     "exponential_decay_length_penalty",
@@ -72,6 +77,7 @@ const INERT: &[&str] = &[
     "forced_bos_token_id",
     "forced_eos_token_id",
     "gradient_checkpointing",
+    "hidden_dropout_prob",
     "id2label",
     "initializer_range",
     "is_composition",
@@ -84,6 +90,7 @@ const INERT: &[&str] = &[
     "max_length",
     "max_new_tokens",
     "min_length",
+    "mlp_dropout",
     "model_type",
     "n_special",
     "no_repeat_ngram_size",
@@ -96,11 +103,13 @@ const INERT: &[&str] = &[
     "output_router_logits",
     "output_scores",
     "pad_token_id",
+    "pooler_dropout",
     "predict_special_tokens",
     "prefix",
     "pretraining_tp",
     "problem_type",
     "pruned_heads",
+    "qa_dropout",
     "remove_invalid_values",
     "repetition_penalty",
     "resid_pdrop",
@@ -108,6 +117,7 @@ const INERT: &[&str] = &[
     "return_dict_in_generate",
     "router_aux_loss_coef",
     "sep_token_id",
+    "seq_classif_dropout",
     "summary_activation",
     "summary_first_dropout",
     "summary_proj_to_labels",
@@ -149,6 +159,15 @@ impl Config {
             return Err(top("an object", kind(&json).into()));
         }
         Ok(Config { json, path: String::new(), read: Rc::default() })
+    }
+
+    /// The same file of another architecture; nothing of it has been read.
+    pub fn with_architecture(&self, name: &str) -> Self {
+        let mut json = self.json.clone();
+        if let Some(fields) = json.as_object_mut() {
+            fields.insert("architectures".into(), Json::Array(vec![name.into()]));
+        }
+        Config { json, path: self.path.clone(), read: Rc::default() }
     }
 
     /// The file's text, normalised.

@@ -31,6 +31,11 @@ pub mod plugin;
 pub mod weight;
 pub mod wire;
 
+/// The example of the README is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use dtype::{DType, Elem, UnknownType};
 pub use index::{TensorIndex, TensorInfo};
 #[doc(hidden)]

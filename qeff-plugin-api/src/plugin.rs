@@ -76,6 +76,14 @@ pub trait Architecture: Send + Sync + 'static {
         named_fit(&self.names(), config)
     }
 
+    /// Which of [`Self::names`] the config says; the first of them if it says none, as when the user chose the plugin.
+    fn named(&self, config: &Config) -> String {
+        let names = self.names();
+        let said = config.texts("architectures").unwrap_or_default();
+        let known = said.first().and_then(|said| names.iter().find(|name| **name == said.as_str()));
+        known.or(names.first()).map_or_else(String::new, |name| (*name).to_owned())
+    }
+
     /// Describes the model. A pure function: same request, same answer.
     ///
     /// # Errors
@@ -221,8 +229,22 @@ pub fn registered() -> Vec<&'static Registered> {
 
 /// Registers what a crate contributes, for linked and for loaded use alike.
 ///
-/// ```ignore
-/// qeff_plugin_api::register!(architecture: Llama);
+/// ```
+/// # use qeff_plugin_api::{TensorIndex, graph::Model, plugin::{GraphRewrite, PluginError}};
+/// struct Nothing;
+///
+/// impl GraphRewrite for Nothing {
+///     fn name(&self) -> &str {
+///         "nothing"
+///     }
+///
+///     fn rewrite(&self, model: Model, _: &TensorIndex) -> Result<Model, PluginError> {
+///         Ok(model)
+///     }
+/// }
+///
+/// qeff_plugin_api::register!(rewrite: Nothing);
+/// # assert!(qeff_plugin_api::plugin::registered().iter().any(|entry| entry.item.names() == ["nothing"]));
 /// ```
 #[macro_export]
 macro_rules! register {

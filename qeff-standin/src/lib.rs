@@ -14,11 +14,13 @@
 //! | [`qpc`] | the file that a compiler leaves |
 //! | [`graph`] | the cores: what a program computes |
 //! | [`runtime`] | `libQAic.so`: objects, rules, cards; safe |
-//! | `abi` | its C functions; the only `unsafe` |
+//! | `abi` | its C functions; with the client all that is `unsafe` |
+//! | [`client`] | nothing: it calls the library, in tests |
 //!
 //! [`config`] says what an SDK is like and what goes wrong in it, [`log`] keeps what was called.
 
 mod abi;
+pub mod client;
 pub mod compiler;
 pub mod config;
 pub mod graph;

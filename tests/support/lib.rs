@@ -2,9 +2,11 @@
 
 pub mod golden;
 
+pub mod cards;
 pub mod command;
 pub mod scratch;
 pub mod sdk;
+pub mod standin;
 
 use std::path::{Path, PathBuf};
 
@@ -134,10 +136,10 @@ pub fn prompt_logits(dir: &Path, i: usize) -> Result<Vec<Vec<f32>>> {
     rows(&safetensors::SafeTensors::deserialize(&bytes)?, &format!("{i}.logits"))
 }
 
-/// The rows of a stored f32 matrix.
-fn rows(tensors: &safetensors::SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
+/// The rows of a stored f32 matrix; a vector is one row.
+pub fn rows(tensors: &safetensors::SafeTensors<'_>, name: &str) -> Result<Vec<Vec<f32>>> {
     let tensor = tensors.tensor(name)?;
-    let width = *tensor.shape().last().context("a matrix")?;
+    let width = *tensor.shape().last().context("a matrix or a vector")?;
     let numbers: Vec<f32> =
         tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     Ok(numbers.chunks(width).map(<[f32]>::to_vec).collect())
@@ -162,8 +164,13 @@ pub fn continue_all(session: &mut dyn Session, cases: &[Case], chunk: usize) -> 
 
 /// Compares a continuation with the reference: logits first, then ids up to the first near-tie.
 pub fn compare(case: &Case, got: &Completion) -> Result<()> {
+    compare_within(case, got, TOLERANCE)
+}
+
+/// The same with another difference of logits allowed, relative to the largest: where states are kept in f16.
+pub fn compare_within(case: &Case, got: &Completion, tolerance: f32) -> Result<()> {
     let largest = case.step_logits.iter().flatten().fold(0f32, |max, x| max.max(x.abs()));
-    let allowed = TOLERANCE * largest;
+    let allowed = tolerance * largest;
     for (step, (expected, found)) in case.step_logits.iter().zip(&got.logits).enumerate() {
         let worst = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         ensure!(

@@ -100,9 +100,7 @@ fn describe(sdk: &Sdk, find: &mut dyn FnMut(&'static str, String, String)) -> Js
         );
     }
     match &sdk.library {
-        Some(library) => {
-            find("runtime", library.display().to_string(), "not used yet: running on AI 100 is not built".into())
-        }
+        Some(library) => find("runtime", library.display().to_string(), "it executes programs on cards".into()),
         None => find("runtime", "none".into(), "this machine can compile, not run".into()),
     }
     json!({

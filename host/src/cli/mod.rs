@@ -4,8 +4,10 @@
 
 mod cache;
 mod compile;
+mod devices;
 mod doctor;
 mod engines;
+mod execute;
 mod export;
 mod forms;
 mod inspect;
@@ -14,7 +16,10 @@ mod on_cards;
 mod plugins;
 mod prompts;
 mod run;
+mod speech;
 mod talk;
+mod texts;
+mod transcribe;
 
 use std::ffi::OsString;
 use std::panic::{self, UnwindSafe};
@@ -35,6 +40,7 @@ use crate::generate::GenerateError;
 use crate::plugins::{PluginsError, Registry, worker};
 use crate::qpc::{NoSdk, ToolFailure};
 use crate::runtime::RuntimeError;
+use crate::runtime::qaic::QaicError;
 
 /// Describe, export and run transformer models on Qualcomm Cloud AI 100, or on the CPU.
 #[derive(Debug, Parser)]
@@ -55,11 +61,19 @@ enum Verb {
     /// Generate text with a model.
     #[command(visible_alias = "infer")]
     Run(Box<run::Args>),
+    /// Make vectors of texts.
+    Embed(Box<texts::embed::Args>),
+    /// Tell classes of texts, or score pairs of them.
+    Classify(Box<texts::classify::Args>),
+    /// Write down what is said in recordings.
+    Transcribe(Box<transcribe::Args>),
     /// Write a model as ONNX for a target.
     Export(export::Args),
     /// Compile a model for AI 100.
     Compile(Box<compile::Args>),
-    /// Show what a checkpoint is and how it is described.
+    /// Generate text with a compiled program, on cards.
+    Execute(Box<execute::Args>),
+    /// Show what a checkpoint is and how it is described, or what a compiled program takes and gives.
     Inspect(inspect::Args),
     /// Show or install what executes on the CPU.
     Engines(engines::Args),
@@ -67,6 +81,8 @@ enum Verb {
     Plugins(plugins::Args),
     /// Show or throw away what is kept: exports and compiled programs.
     Cache(cache::Args),
+    /// Show the cards of this machine, and what is free of them.
+    Devices(devices::Args),
     /// Show which SDKs and cards are here, and what follows.
     Doctor(doctor::Args),
     /// Hold one plugin, for the process that starts this one.
@@ -81,6 +97,8 @@ enum Verb {
 
 /// The flags that say which model is meant, and how it is described.
 #[derive(Debug, clap::Args)]
+// Said by hand, since clap gives no group to a struct with a flattened one in it, and without, an optional `ModelArgs` is never there.
+#[group(args = ["model"])]
 pub(crate) struct ModelArgs {
     /// Folder of a checkpoint (config.json and safetensors files), or a .gguf file.
     #[arg(long, value_name = "PATH", visible_alias = "model-name", alias = "local-model-dir")]
@@ -102,22 +120,24 @@ impl ModelArgs {
     /// Opens the checkpoint, with the plugins that may read and describe it, and has it described.
     pub(crate) fn describe(&self) -> Result<(Checkpoint, Described)> {
         let registry = self.registry()?;
-        let described = self.describe_with(&registry);
+        let opened = Checkpoint::open_with(&self.model, registry.formats()).and_then(|checkpoint| {
+            let described = self.describe_with(&checkpoint, &registry)?;
+            Ok((checkpoint, described))
+        });
         loading::say_remarks(&registry);
-        described
+        opened
     }
 
-    fn describe_with(&self, registry: &Registry) -> Result<(Checkpoint, Described)> {
-        let checkpoint = Checkpoint::open_with(&self.model, registry.formats())?;
+    /// Has an opened checkpoint described.
+    pub(crate) fn describe_with(&self, checkpoint: &Checkpoint, registry: &Registry) -> Result<Described> {
         // A plugin may be named for its rewrites or its weight format alone; anybody may describe the model then.
         let plugin = self.plugin.as_deref().filter(|choice| registry.has_architectures(choice));
         let options = DescribeOptions { plugin, strict: self.strict, rewrites: &self.rewrite };
-        let described = describe(&checkpoint, registry, options)?;
-        Ok((checkpoint, described))
+        describe(checkpoint, registry, options)
     }
 
     /// Every plugin that is built in, found or chosen.
-    fn registry(&self) -> Result<Registry> {
+    pub(crate) fn registry(&self) -> Result<Registry> {
         let mut registry = self.loading.registry()?;
         if let Some(choice) = &self.plugin {
             let chosen = registry.choose(choice);
@@ -177,10 +197,15 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Embed(args) => texts::embed::run(&args),
+        Verb::Classify(args) => texts::classify::run(&args),
+        Verb::Transcribe(args) => transcribe::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Compile(args) => compile::run(&args),
         Verb::Cache(args) => cache::run(&args),
+        Verb::Devices(args) => devices::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Execute(args) => execute::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Engines(args) => engines::run(&args),
         Verb::Plugins(args) => plugins::run(&args),
@@ -202,7 +227,7 @@ fn execute(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Flags whose value is text of the user's, whatever it begins with.
-const TEXT_FLAGS: &[&str] = &["--prompt", "--stop", "--system"];
+const TEXT_FLAGS: &[&str] = &["--initial-prompt", "--prompt", "--query", "--stop", "--system", "--text-pair"];
 
 /// Flags may be spelled with `_` as the reference spells some of them: `--ctx_len` is `--ctx-len`.
 fn with_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -245,10 +270,21 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(PluginsError::is_external)) {
         return 3;
     }
-    if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<on_cards::NoRuntime>() {
+    if error.is::<ToolFailure>() || error.is::<NoSdk>() {
         return 3;
     }
-    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. });
+    let of_cards = |error: &anyhow::Error| {
+        error.chain().any(|cause| {
+            cause.downcast_ref().is_some_and(QaicError::is_external)
+                || cause.downcast_ref().is_some_and(RuntimeError::is_of_cards)
+                || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if error.is_of_cards())
+        })
+    };
+    if of_cards(error) {
+        return 3;
+    }
+    // What does not fit a compiled program is the user's choice of it.
+    let engine = |error: &RuntimeError| !matches!(error, RuntimeError::Full { .. } | RuntimeError::Cards(_));
     let internal = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(engine)
             || matches!(cause.downcast_ref(), Some(GenerateError::Runtime(error)) if engine(error))

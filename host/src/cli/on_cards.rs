@@ -1,51 +1,137 @@
-//! `run` on cards: what is compiled for a request. Executing it is not built yet.
+//! `run` on cards, and `execute`: what is compiled for a request, on which cards it goes, and the session there.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use qeff_core::lower::Quantised;
 
-use super::compile::args::{CardArgs, Found, stores};
+use super::compile::args::{CardArgs, Found, Numbers, stores};
 use super::compile::{DEFAULT_BUDGET, jobs, make, prepare_for_cards};
+use super::talk;
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
+use crate::compile::sdk::cards;
 use crate::describe::Described;
 use crate::forms::WeightForms;
+use crate::generate::Request;
 use crate::qpc::{Making, Source};
+use crate::runtime::qaic::locate::{Located, locate};
+use crate::runtime::qaic::program::{DEFAULT_TIMEOUT, Installed, read};
+use crate::runtime::qaic::session::EXECUTIONS;
+use crate::runtime::qaic::{Free, OpenOptions, QaicProgram, QaicSession, placement};
 
-/// There is a program, but nothing yet that executes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NoRuntime {
-    qpcs: Vec<PathBuf>,
+/// Flags about cards at run time.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "AI 100")]
+pub(crate) struct DeviceArgs {
+    /// Give up a call that a card does not answer within this time [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    device_timeout: Option<u64>,
 }
 
-impl fmt::Display for NoRuntime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the model is compiled, but running on AI 100 is not built yet")?;
-        self.qpcs.iter().try_for_each(|qpc| write!(f, "\n  {}", qpc.display()))?;
-        write!(f, "\nhint: without --device-group and --sdk, `run` is on the CPU")
+impl DeviceArgs {
+    /// Whether one of these flags was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.device_timeout.is_some()
+    }
+
+    fn timeout(&self) -> Duration {
+        self.device_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs)
     }
 }
 
-impl std::error::Error for NoRuntime {}
+/// Where a program is to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    located: Located,
+    /// Cards that the user names.
+    group: Option<Vec<i32>>,
+    timeout: Duration,
+}
 
-/// Compiles what a request with prompts of these lengths needs, and says that it cannot be executed.
-pub(crate) fn run(
+impl Place {
+    /// The place that flags say.
+    pub(crate) fn new(group: Option<&Numbers>, sdk: Option<&Path>, device: &DeviceArgs) -> Result<Self> {
+        let card = |&n: &u64| i32::try_from(n).with_context(|| format!("--device-group: there is no card {n}"));
+        let group = group.map(|Numbers(group)| group.iter().map(card).collect()).transpose()?;
+        Ok(Place { located: locate(sdk), group, timeout: device.timeout() })
+    }
+
+    /// Cards for a program: those that the user names, or some that have room for it.
+    fn cards(&self, qpc: &Path) -> Result<Vec<i32>> {
+        if let Some(group) = &self.group {
+            return Ok(group.clone());
+        }
+        let program = read(qpc)?;
+        // Asked anew: what is free changes.
+        let listed = self.located.util.as_deref().map(cards::ask).unwrap_or_default();
+        let ready = listed.iter().filter(|card| card.status == "Ready");
+        let free: Vec<Free> = ready
+            .filter_map(|card| {
+                let cores = card.free_cores.or(card.cores)?;
+                Some(Free { card: i32::try_from(card.qid).ok()?, board: card.board.clone(), cores })
+            })
+            .collect();
+        let (count, cores) = (program.devices(), program.cores());
+        if listed.is_empty() {
+            // Nobody lists them; the first may be there all the same.
+            return Ok((0..count as i32).collect());
+        }
+        placement::place(&free, count, cores.into()).with_context(|| {
+            let has = |free: &Free| format!("card {} has {} cores free", free.card, free.cores);
+            let free = if free.is_empty() { "none is ready".into() } else { free.iter().map(has).collect::<Vec<_>>().join(", ") };
+            format!(
+                "the program takes {cores} cores of each of {count} card{}; {free}\nhint: `qeff-host devices` lists the cards",
+                if count == 1 { "" } else { "s" }
+            )
+        })
+    }
+}
+
+/// Loads a program, from its file or folder, to be called by name.
+pub(crate) fn open_program(qpc: &Path, place: &Place, executions: usize) -> Result<QaicProgram> {
+    let installed = Installed::open(&place.located)?;
+    let cards = place.cards(qpc)?;
+    let options = OpenOptions { cards, timeout: place.timeout, executions };
+    Ok(QaicProgram::open(&installed, qpc, &options)?)
+}
+
+/// A session of a decoder. `context` is the number of positions of a sequence, if it is known.
+pub(crate) fn open(qpc: &Path, place: &Place, context: Option<usize>) -> Result<QaicSession> {
+    let program = open_program(qpc, place, EXECUTIONS)?;
+    let session = QaicSession::new(program, context)?;
+    if session.has_adapters() {
+        talk::warn("the program has LoRA adapters, and none of them is used");
+    }
+    Ok(session)
+}
+
+/// What was compiled for a run.
+pub(crate) struct Compiled {
+    /// Folder of the decoder's QPC.
+    pub(crate) qpc: PathBuf,
+    /// Where it is to run.
+    pub(crate) place: Place,
+    /// Positions of a sequence.
+    pub(crate) context: usize,
+    /// What became of weights that are stored quantised.
+    pub(crate) quantised: Quantised,
+}
+
+/// Compiles what a request with these prompts needs, or finds it.
+pub(crate) fn prepare(
     cards: &CardArgs,
+    device: &DeviceArgs,
     forms: WeightForms,
     shape: Shape,
-    prompts: &[usize],
     mut described: Described,
     checkpoint: &Checkpoint,
-) -> Result<()> {
-    let ctx_len = shape.positions();
-    for (i, &len) in prompts.iter().enumerate() {
-        if len as u64 > ctx_len {
-            bail!(
-                "prompt {i} has {len} tokens, more than the {ctx_len} positions of a sequence: shorten it or raise --ctx-len"
-            );
-        }
-    }
+    prompts: &[Vec<u32>],
+) -> Result<Compiled> {
+    let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
+    check_fit(prompts, context)?;
+    let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
     let found: Found = cards.find()?;
     let options = cards.options(shape, &found.cards, &[])?;
     let stores = stores(None)?;
@@ -55,6 +141,37 @@ pub(crate) fn run(
     let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
     let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
     let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
-    let qpcs = jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
-    Err(NoRuntime { qpcs }.into())
+    let qpcs: Vec<PathBuf> =
+        jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
+    let [qpc] = qpcs.as_slice() else {
+        bail!("the model has {} programs; generating text on cards takes one", qpcs.len());
+    };
+    Ok(Compiled { qpc: qpc.clone(), place, context, quantised: prepared.quantised() })
+}
+
+fn check_fit(prompts: &[Vec<u32>], context: usize) -> Result<()> {
+    for (i, prompt) in prompts.iter().enumerate() {
+        if prompt.len() > context {
+            bail!(
+                "prompt {i} has {} tokens, more than the {context} positions of a sequence: shorten it or raise --ctx-len",
+                prompt.len()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Requests for a session of so many positions: as many new tokens as asked for, or as there is room.
+pub(crate) fn requests(prompts: &[Vec<u32>], max_new_tokens: Option<u32>, context: usize) -> Result<Vec<Request>> {
+    check_fit(prompts, context)?;
+    let request = |(i, prompt): (usize, &Vec<u32>)| {
+        // The last id is chosen, not written: it needs no position.
+        let room = context - prompt.len() + 1;
+        let wanted = max_new_tokens.map_or(room, |n| n as usize);
+        if wanted > room {
+            talk::warn(&format!("prompt {i}: the context leaves room for {room} of {wanted} new tokens"));
+        }
+        Request { prompt: prompt.clone(), max_new_tokens: wanted.min(room) }
+    };
+    Ok(prompts.iter().enumerate().map(request).collect())
 }

@@ -26,6 +26,11 @@ pub(crate) enum Prompt {
 }
 
 impl PromptArgs {
+    /// Whether any is given.
+    pub(crate) fn any(&self) -> bool {
+        !self.prompt.is_empty() || !self.prompt_ids.is_empty() || self.prompts_txt_file_path.is_some()
+    }
+
     /// All prompts in order, at least one.
     pub(crate) fn prompts(&self) -> Result<Vec<Prompt>> {
         let mut prompts: Vec<Prompt> = self.prompt.iter().flat_map(|text| split(text)).map(Prompt::Text).collect();

@@ -62,10 +62,29 @@ fn is_file_limit(cause: &(dyn std::error::Error + 'static)) -> bool {
 
 /// A bar over bytes with their rate, on a terminal only.
 pub(crate) fn bytes_bar(what: &'static str, total: u64) -> ProgressBar {
+    bar(what, total, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}")
+}
+
+/// A bar over a number of things with their rate, on a terminal only.
+pub(crate) fn count_bar(what: &'static str, total: u64) -> ProgressBar {
+    bar(what, total, "{msg} {wide_bar} {pos}/{len} {per_sec}")
+}
+
+fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+    let style = ProgressStyle::with_template(template);
     let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what);
     match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// A bar over seconds of sound, counted in thousandths, on a terminal only.
+pub(crate) fn seconds_bar(what: &'static str, total: f64) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some((total * 1000.0) as u64), target).with_message(what);
+    match ProgressStyle::with_template("{msg} {wide_bar} {percent}% {elapsed} ({eta} left)") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }

@@ -182,3 +182,6 @@ struct Asked {
 fn invalid(model: &Model, tensors: &TensorIndex) -> Option<String> {
     validate(model, tensors).err().map(|findings| findings.to_string().replace('\n', "; "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,21 @@
 //! The scheduler: which sequence runs when.
 //!
 //! Requests wait in order; a free slot takes the next one and writes its prompt, then all slots in use advance by one
-//! token together. Rows of a call do not see each other, so what a request generates depends neither on its neighbours
-//! nor on the number of slots.
+//! token together. A slot that becomes free while others run is filled beside them, chunk by chunk, where the runtime can do
+//! both at once. Rows of a call do not see each other, so what a request generates depends neither on its neighbours nor on
+//! the number of slots.
+//!
+//! When a card fails, that is the end of the requests of the call, and the others go on if the observer wants that.
 //!
 //! It knows ids and logits. Text, stop strings and the terminal belong to the [`Observer`]; buffers to the session.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _};
+
 use super::sampler::{Sampler, Sampling, SamplingError};
-use crate::runtime::{Row, RuntimeError, Session};
+use crate::runtime::{Both, Logits, Row, RuntimeError, Session};
 
 /// One sequence to be continued.
 #[derive(Debug, Clone)]
@@ -43,6 +48,8 @@ pub enum Finish {
     Length,
     /// The observer asked for it.
     Stopped,
+    /// The runtime failed; the observer was told why.
+    Failed,
 }
 
 impl Finish {
@@ -52,6 +59,7 @@ impl Finish {
             Finish::Eos => "eos",
             Finish::Length => "length",
             Finish::Stopped => "stop",
+            Finish::Failed => "error",
         }
     }
 }
@@ -72,7 +80,7 @@ pub struct Completion {
 pub struct Timing {
     /// From the beginning to the first id of any request.
     pub first_token: Duration,
-    /// In calls that wrote prompts.
+    /// In calls that wrote prompts. A call that did both counts here and there.
     pub prefill: Duration,
     /// In calls that advanced sequences.
     pub decode: Duration,
@@ -98,6 +106,14 @@ pub trait Observer {
     /// # Errors
     /// Whatever the observer cannot do; generation ends with it.
     fn token(&mut self, request: usize, id: u32) -> anyhow::Result<Flow>;
+
+    /// A card failed, and with it these requests.
+    ///
+    /// # Errors
+    /// To end generation with it, which is the default, rather than go on with the others.
+    fn failed(&mut self, _requests: &[usize], error: RuntimeError) -> Result<(), RuntimeError> {
+        Err(error)
+    }
 }
 
 /// Why generation failed.
@@ -140,6 +156,15 @@ struct Active {
     prompt_len: usize,
 }
 
+/// A request whose prompt is being written.
+#[derive(Clone, Copy)]
+struct Reading {
+    request: usize,
+    slot: usize,
+    /// Tokens that are written.
+    written: usize,
+}
+
 /// Runs every request to its end; completions in the order of the requests.
 ///
 /// # Errors
@@ -153,31 +178,28 @@ pub fn generate(
     for (index, request) in requests.iter().enumerate() {
         check(index, request, session.context())?;
     }
-    let started = Instant::now();
     let mut run = Run {
         options,
         observer,
         requests,
         done: requests.iter().map(|_| Completion { ids: vec![], logits: vec![], finish: Finish::Length }).collect(),
         timing: Timing::default(),
-        started,
+        started: Instant::now(),
+        waiting: (0..requests.len()).filter(|&i| requests[i].max_new_tokens > 0).collect(),
+        free: (0..session.slots()).rev().collect(),
+        reading: None,
+        active: vec![],
+        filled: false,
+        failures: 0,
     };
-    let mut waiting: VecDeque<usize> = (0..requests.len()).filter(|&i| requests[i].max_new_tokens > 0).collect();
-    let mut free: Vec<usize> = (0..session.slots()).rev().collect();
-    let mut active: Vec<Active> = vec![];
     loop {
-        while let (Some(&slot), Some(&request)) = (free.last(), waiting.front()) {
-            free.pop();
-            waiting.pop_front();
-            match run.begin(session, request, slot)? {
-                Some(sequence) => active.push(sequence),
-                None => free.push(slot),
-            }
+        run.take_next();
+        match (run.reading, run.active.is_empty()) {
+            (None, true) => return Ok((run.done, run.timing)),
+            (None, false) => run.advance(session)?,
+            (Some(reading), _) if !run.filled => run.read_all(session, reading)?,
+            (Some(reading), _) => run.read_beside(session, reading)?,
         }
-        if active.is_empty() {
-            return Ok((run.done, run.timing));
-        }
-        run.advance(session, &mut active, &mut free)?;
     }
 }
 
@@ -198,34 +220,127 @@ fn check(index: usize, request: &Request, context: usize) -> Result<(), Generate
     Ok(())
 }
 
-struct Run<'a> {
-    options: &'a Options,
-    observer: &'a mut dyn Observer,
-    requests: &'a [Request],
+/// The next id of each sequence, from its row. Many logits are shared among threads; who works on a row changes nothing.
+fn pick(active: &mut [Active], logits: &Logits) -> Vec<Result<u32, SamplingError>> {
+    /// Logits that are worth waking other threads for.
+    const MANY: usize = 1 << 17;
+    let pick = |(row, sequence): (usize, &mut Active)| sequence.sampler.pick(logits.row(row), &sequence.history);
+    if active.len() > 1 && active.len() * logits.row(0).len() >= MANY {
+        active.par_iter_mut().enumerate().map(pick).collect()
+    } else {
+        active.iter_mut().enumerate().map(pick).collect()
+    }
+}
+
+struct Run<'r> {
+    options: &'r Options,
+    observer: &'r mut dyn Observer,
+    requests: &'r [Request],
     done: Vec<Completion>,
     timing: Timing,
     started: Instant,
+    waiting: VecDeque<usize>,
+    free: Vec<usize>,
+    reading: Option<Reading>,
+    active: Vec<Active>,
+    /// Whether sequences have advanced together. Before that, all slots are filled: nobody waits for a next id yet.
+    filled: bool,
+    /// Calls that failed since one worked.
+    failures: usize,
 }
 
-impl Run<'_> {
-    /// Writes a prompt in chunks and chooses its first id; `None` if the sequence ended with it.
-    fn begin(
-        &mut self,
-        session: &mut dyn Session,
-        request: usize,
-        slot: usize,
-    ) -> Result<Option<Active>, GenerateError> {
-        let prompt = &self.requests[request].prompt;
-        let before = Instant::now();
-        let mut position = 0;
-        let mut logits = None;
-        for tokens in prompt.chunks(self.options.chunk.max(1)) {
-            logits = Some(session.prefill(Row { slot, tokens, position })?);
-            position += tokens.len();
+/// The last id of each sequence, to be written.
+fn rows_of(active: &[Active]) -> Vec<Row<'_>> {
+    active
+        .iter()
+        .map(|sequence| {
+            let last = sequence.history.len() - 1;
+            Row { slot: sequence.slot, tokens: &sequence.history[last..], position: last }
+        })
+        .collect()
+}
+
+impl<'r> Run<'r> {
+    /// A free slot takes the next request.
+    fn take_next(&mut self) {
+        if self.reading.is_none()
+            && let Some(&slot) = self.free.last()
+            && let Some(request) = self.waiting.pop_front()
+        {
+            self.free.pop();
+            self.reading = Some(Reading { request, slot, written: 0 });
         }
-        self.timing.prefill += before.elapsed();
-        self.timing.prompt_tokens += prompt.len();
-        let logits = logits.ok_or(GenerateError::EmptyPrompt(request))?;
+    }
+
+    /// The next tokens of a prompt.
+    fn next_tokens(&self, reading: Reading) -> Row<'r> {
+        let requests: &'r [Request] = self.requests;
+        let rest = &requests[reading.request].prompt[reading.written..];
+        let count = rest.len().min(self.options.chunk.max(1));
+        Row { slot: reading.slot, tokens: &rest[..count], position: reading.written }
+    }
+
+    /// Writes the rest of a prompt while nothing else happens.
+    fn read_all(&mut self, session: &mut dyn Session, mut reading: Reading) -> Result<(), GenerateError> {
+        let before = Instant::now();
+        loop {
+            let row = self.next_tokens(reading);
+            let outcome = session.prefill(row);
+            reading.written += row.tokens.len();
+            self.timing.prompt_tokens += row.tokens.len();
+            match outcome {
+                Ok(logits) if reading.written == self.requests[reading.request].prompt.len() => {
+                    self.timing.prefill += before.elapsed();
+                    return self.begin(reading, &logits);
+                }
+                Ok(_) => self.failures = 0,
+                Err(error) => {
+                    self.timing.prefill += before.elapsed();
+                    self.reading = None;
+                    return self.fail(vec![(reading.request, reading.slot)], error);
+                }
+            }
+        }
+    }
+
+    /// Writes some of a prompt while the others advance, if the runtime can do that.
+    fn read_beside(&mut self, session: &mut dyn Session, mut reading: Reading) -> Result<(), GenerateError> {
+        let before = Instant::now();
+        let prompt = self.next_tokens(reading);
+        let Some(Both { prompt: read, rows }) = session.both(prompt, &rows_of(&self.active)) else {
+            return self.read_all(session, reading);
+        };
+        let took = before.elapsed();
+        self.timing.prefill += took;
+        self.timing.decode += took;
+        self.timing.prompt_tokens += prompt.tokens.len();
+        reading.written += prompt.tokens.len();
+        self.advanced(rows)?;
+        if self.reading.is_none() {
+            return Ok(()); // Given up with everything else.
+        }
+        match read {
+            Ok(logits) if reading.written == self.requests[reading.request].prompt.len() => {
+                self.begin(reading, &logits)
+            }
+            Ok(_) => {
+                self.failures = 0;
+                self.reading = Some(reading);
+                Ok(())
+            }
+            Err(error) => {
+                self.reading = None;
+                self.fail(vec![(reading.request, reading.slot)], error)
+            }
+        }
+    }
+
+    /// Chooses the first id of a request whose prompt is written.
+    fn begin(&mut self, reading: Reading, logits: &Logits) -> Result<(), GenerateError> {
+        self.failures = 0;
+        self.reading = None;
+        let Reading { request, slot, .. } = reading;
+        let prompt = &self.requests[request].prompt;
         let mut sequence = Active {
             request,
             slot,
@@ -234,54 +349,88 @@ impl Run<'_> {
             sampler: Sampler::for_request(&self.options.sampling, request as u64)?,
             prompt_len: prompt.len(),
         };
-        let ended = self.choose(&mut sequence, logits.row(0))?;
+        let id = sequence.sampler.pick(logits.row(0), &sequence.history)?;
+        let ended = self.tell(&mut sequence, id, logits.row(0))?;
         if self.timing.first_token.is_zero() {
             self.timing.first_token = self.started.elapsed();
         }
-        Ok((!ended).then_some(sequence))
+        if ended {
+            self.free.push(slot)
+        } else {
+            self.active.push(sequence)
+        }
+        Ok(())
     }
 
     /// Advances every sequence by one id.
-    fn advance(
-        &mut self,
-        session: &mut dyn Session,
-        active: &mut Vec<Active>,
-        free: &mut Vec<usize>,
-    ) -> Result<(), GenerateError> {
+    fn advance(&mut self, session: &mut dyn Session) -> Result<(), GenerateError> {
         let before = Instant::now();
-        let rows: Vec<Row<'_>> = active
-            .iter()
-            .map(|sequence| {
-                let last = sequence.history.len() - 1;
-                Row { slot: sequence.slot, tokens: &sequence.history[last..], position: last }
-            })
-            .collect();
-        let logits = session.decode(&rows)?;
-        drop(rows);
+        let outcome = session.decode(&rows_of(&self.active));
         self.timing.decode += before.elapsed();
+        self.advanced(outcome)
+    }
+
+    /// Chooses the next id of every sequence.
+    fn advanced(&mut self, outcome: Result<Logits, RuntimeError>) -> Result<(), GenerateError> {
+        self.filled = true;
+        let mut active = std::mem::take(&mut self.active);
+        let logits = match outcome {
+            Ok(logits) => logits,
+            Err(error) => {
+                let of = active.iter().map(|sequence| (sequence.request, sequence.slot)).collect();
+                return self.fail(of, error);
+            }
+        };
+        self.failures = 0;
         self.timing.decoded_tokens += active.len();
+        let mut picked = pick(&mut active, &logits).into_iter();
         let mut row = 0;
         let mut failed = None;
         active.retain_mut(|sequence| {
-            let ended = match &failed {
-                Some(_) => false,
-                None => self.choose(sequence, logits.row(row)).unwrap_or_else(|error| {
+            let id = picked.next().map(|id| id.map_err(GenerateError::from));
+            let told = id.map(|id| id.and_then(|id| self.tell(sequence, id, logits.row(row))));
+            let ended = match (&failed, told) {
+                (None, Some(Ok(ended))) => ended,
+                (None, Some(Err(error))) => {
                     failed = Some(error);
                     false
-                }),
+                }
+                _ => false,
             };
             row += 1;
             if ended {
-                free.push(sequence.slot);
+                self.free.push(sequence.slot);
             }
             !ended
         });
+        self.active = active;
+        self.filled &= !self.active.is_empty();
         failed.map_or(Ok(()), Err)
     }
 
-    /// Chooses the next id of a sequence; true if the sequence ends with it.
-    fn choose(&mut self, sequence: &mut Active, logits: &[f32]) -> Result<bool, GenerateError> {
-        let id = sequence.sampler.pick(logits, &sequence.history)?;
+    /// A call failed, and with it these requests in their slots. If nothing worked since the last failure, there is no hope
+    /// for the others either.
+    fn fail(&mut self, mut of: Vec<(usize, usize)>, error: RuntimeError) -> Result<(), GenerateError> {
+        if !error.is_of_cards() {
+            return Err(error.into());
+        }
+        self.failures += 1;
+        self.free.extend(of.iter().map(|(_, slot)| *slot));
+        self.filled &= !self.active.is_empty();
+        if error.is_final() || self.failures > 1 {
+            of.extend(self.active.drain(..).map(|sequence| (sequence.request, sequence.slot)));
+            of.extend(self.reading.take().map(|reading| (reading.request, reading.slot)));
+            of.extend(self.waiting.drain(..).map(|request| (request, 0)));
+        }
+        let requests: Vec<usize> = of.iter().map(|(request, _)| *request).collect();
+        for &request in &requests {
+            self.done[request].finish = Finish::Failed;
+        }
+        Ok(self.observer.failed(&requests, error)?)
+    }
+
+    /// Notes and tells the next id of a sequence; true if the sequence ends with it.
+    fn tell(&mut self, sequence: &mut Active, id: u32, logits: &[f32]) -> Result<bool, GenerateError> {
         let done = &mut self.done[sequence.request];
         if self.options.keep_logits {
             done.logits.push(logits.to_vec());

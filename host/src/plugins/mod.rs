@@ -35,6 +35,8 @@ pub use registry::{Listed, Registry};
 // Only a crate that is named is linked, and only what is linked is registered.
 #[cfg(feature = "builtin-plugins")]
 use {
-    qeff_plugin_gpt_oss as _, qeff_plugin_gpt2 as _, qeff_plugin_granite as _, qeff_plugin_llama as _,
-    qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _, qeff_plugin_swiftkv as _,
+    qeff_plugin_bert as _, qeff_plugin_deberta_v2 as _, qeff_plugin_distilbert as _, qeff_plugin_gpt_oss as _,
+    qeff_plugin_gpt2 as _, qeff_plugin_granite as _, qeff_plugin_llama as _, qeff_plugin_modernbert as _,
+    qeff_plugin_mpnet as _, qeff_plugin_pooling as _, qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _,
+    qeff_plugin_roberta as _, qeff_plugin_swiftkv as _, qeff_plugin_wav2vec2 as _, qeff_plugin_whisper as _,
 };

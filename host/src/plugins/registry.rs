@@ -419,6 +419,8 @@ mod tests {
             ("qwen2", vec!["Qwen2ForCausalLM"]),
             ("qwen3", vec!["Qwen3ForCausalLM"]),
             ("swiftkv", vec!["LlamaSwiftKVForCausalLM"]),
+            ("wav2vec2", vec!["Wav2Vec2ForCTC"]),
+            ("whisper", vec!["WhisperForConditionalGeneration"]),
         ];
         let expected: Vec<_> = expected
             .into_iter()

@@ -7,6 +7,7 @@
 
 mod details;
 mod error;
+mod found;
 mod room;
 mod source;
 
@@ -26,6 +27,7 @@ use crate::compile::{
 };
 
 pub use error::{NoSdk, ToolFailure};
+pub use found::{FoundQpc, KnownBy, qpc_file};
 pub use source::Source;
 
 /// What compiles.

@@ -5,10 +5,15 @@
 //! positions that are written after it, so a slot is reused by starting at position 0.
 
 pub mod cpu;
+pub mod qaic;
 mod tensor;
+
+use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
+use self::qaic::QaicError;
 pub use tensor::{Data, Tensor};
 
 /// New tokens of one sequence.
@@ -25,24 +30,55 @@ pub struct Row<'a> {
 /// Scores over the vocabulary, one row for each row of the call: those of its last token.
 #[derive(Debug, Clone)]
 pub struct Logits {
-    data: Vec<f32>,
+    scores: Scores,
     vocab: usize,
+}
+
+/// Where scores lie.
+#[derive(Clone)]
+enum Scores {
+    /// Row after row.
+    Own(Vec<f32>),
+    /// In memory of a runtime's, each row from its own start.
+    Lent { memory: Arc<dyn AsRef<[f32]> + Send + Sync>, starts: Vec<usize> },
+}
+
+impl fmt::Debug for Scores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scores::Own(data) => f.debug_tuple("Own").field(&data.len()).finish(),
+            Scores::Lent { starts, .. } => f.debug_tuple("Lent").field(starts).finish(),
+        }
+    }
 }
 
 impl Logits {
     /// Rows of `vocab` scores each.
     pub fn new(data: Vec<f32>, vocab: usize) -> Self {
-        Logits { data, vocab }
+        Logits { scores: Scores::Own(data), vocab }
+    }
+
+    /// Rows of `vocab` scores each that lie in somebody's memory from these places on. A batch of a large vocabulary has
+    /// megabytes of them, which nobody should copy for every token.
+    pub fn lent(memory: Arc<dyn AsRef<[f32]> + Send + Sync>, vocab: usize, starts: Vec<usize>) -> Self {
+        Logits { scores: Scores::Lent { memory, starts }, vocab }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.data.len().checked_div(self.vocab).unwrap_or(0)
+        match &self.scores {
+            Scores::Own(data) => data.len().checked_div(self.vocab).unwrap_or(0),
+            Scores::Lent { starts, .. } => starts.len(),
+        }
     }
 
     /// The scores of a row.
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.vocab..(row + 1) * self.vocab]
+        let (data, start) = match &self.scores {
+            Scores::Own(data) => (data.as_slice(), row * self.vocab),
+            Scores::Lent { memory, starts } => ((**memory).as_ref(), starts[row]),
+        };
+        &data[start..start + self.vocab]
     }
 }
 
@@ -94,6 +130,9 @@ pub enum RuntimeError {
         /// What is missing.
         why: String,
     },
+    /// Cards failed, or do not go together with the program.
+    #[error(transparent)]
+    Cards(#[from] QaicError),
     /// A sequence outgrew its slot.
     #[error("position {position} is past the context of {context} positions")]
     Full {
@@ -102,6 +141,30 @@ pub enum RuntimeError {
         /// Positions of a slot.
         context: usize,
     },
+}
+
+impl RuntimeError {
+    /// Whether a card failed, so that what was not on it may go on.
+    pub fn is_of_cards(&self) -> bool {
+        matches!(self, RuntimeError::Cards(error) if error.is_external())
+    }
+
+    /// Whether nothing more can come of the session.
+    pub fn is_final(&self) -> bool {
+        match self {
+            RuntimeError::Cards(error) => error.is_lost(),
+            _ => false,
+        }
+    }
+}
+
+/// What became of two calls at once.
+#[derive(Debug)]
+pub struct Both {
+    /// Of the prompt's row.
+    pub prompt: Result<Logits, RuntimeError>,
+    /// Of the rows of running sequences.
+    pub rows: Result<Logits, RuntimeError>,
 }
 
 /// Sequences in progress.
@@ -123,4 +186,10 @@ pub trait Session {
     /// # Errors
     /// See [`RuntimeError`]; the state of the slots is then undefined.
     fn decode(&mut self, rows: &[Row<'_>]) -> Result<Logits, RuntimeError>;
+
+    /// Writes tokens of one sequence, at most a chunk, while others in other slots advance by one token each. `None` if the
+    /// runtime does one thing after the other; then it has done nothing.
+    fn both(&mut self, _prompt: Row<'_>, _rows: &[Row<'_>]) -> Option<Both> {
+        None
+    }
 }

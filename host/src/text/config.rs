@@ -53,11 +53,20 @@ pub(super) struct Config {
     pub(super) legacy: Option<bool>,
     pub(super) clean_up_tokenization_spaces: bool,
     pub(super) split_special_tokens: bool,
+    /// Most tokens that the model takes; absent where the file has the huge number that stands for "unknown".
+    pub(super) model_max_length: Option<usize>,
+    /// Whether the beginning of a text is what is cut off, rather than its end.
+    pub(super) cut_left: bool,
+    /// Whether the model is given no segments.
+    pub(super) without_segments: bool,
     pub(super) templates: Vec<TemplateSource>,
 }
 
 /// Largest JSON side file that is read, in bytes; published ones stay below a few MiB even with long templates.
 const MAX_SIDE_FILE: u64 = 64 << 20;
+
+/// Lengths from here on mean that there is no limit.
+const MAX_TOKENS: f64 = 1e9;
 
 impl Config {
     /// Reads the side files of the checkpoint `dir`; absent files are fine.
@@ -87,6 +96,7 @@ impl Config {
         self.legacy = file.boolean(main, "legacy")?;
         self.clean_up_tokenization_spaces = file.boolean(main, "clean_up_tokenization_spaces")?.unwrap_or(false);
         self.split_special_tokens = file.boolean(main, "split_special_tokens")?.unwrap_or(false);
+        self.read_lengths(&file, main)?;
         self.read_roles(&file, main)?;
         // A list in newer files, a map from attribute name to token in some multimodal ones.
         match main.get("extra_special_tokens") {
@@ -114,6 +124,29 @@ impl Config {
             self.added.sort_by_key(|(id, _)| *id);
         }
         self.templates = file.templates(main)?;
+        Ok(())
+    }
+
+    /// What encoders need to know about the length of texts, and about pairs.
+    fn read_lengths(&mut self, file: &File<'_>, main: &Map<String, Value>) -> Result<(), TextError> {
+        self.model_max_length = match main.get("model_max_length") {
+            None | Some(Value::Null) => None,
+            Some(value) => match value.as_f64().filter(|n| *n >= 1.0) {
+                // Tokenizers without a limit are saved with 10³⁰.
+                Some(n) => (n < MAX_TOKENS).then_some(n as usize),
+                None => return Err(file.wrong("model_max_length", value, "a number of tokens, 1 or more")),
+            },
+        };
+        self.cut_left = match file.string(main, "truncation_side")?.as_deref() {
+            None | Some("right") => false,
+            Some("left") => true,
+            Some(_) => return Err(file.wrong("truncation_side", &main["truncation_side"], "left or right")),
+        };
+        self.without_segments = match main.get("model_input_names") {
+            None | Some(Value::Null) => false,
+            Some(Value::Array(names)) => names.iter().all(|name| name != "token_type_ids"),
+            Some(other) => return Err(file.wrong("model_input_names", other, "a list of names")),
+        };
         Ok(())
     }
 

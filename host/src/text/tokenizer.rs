@@ -28,10 +28,10 @@ const MAX_VOCABULARY: u64 = 512 << 20;
 
 /// Text to ids and back, for one checkpoint.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
     dir: PathBuf,
     file: PathBuf,
-    config: Config,
+    pub(super) config: Config,
     byte_fallback: bool,
 }
 
@@ -278,7 +278,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    fn library(&self, action: String, reason: String) -> TextError {
+    pub(super) fn library(&self, action: String, reason: String) -> TextError {
         TextError::Library { file: self.file.clone(), action, reason }
     }
 }
@@ -287,7 +287,7 @@ const RESAVE: &str = "save the tokenizer again with a current transformers";
 
 /// Runs library code on a stranger's data. The library panics on some malformed vocabularies (a merge longer than every
 /// token, for one); to the user that is a refusal like any other.
-fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(super) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(panic) => {

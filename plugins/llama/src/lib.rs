@@ -1,4 +1,4 @@
-//! The llama family: LlamaForCausalLM and MistralForCausalLM.
+//! The llama family: LlamaForCausalLM and MistralForCausalLM; LlamaModel, MistralModel and LlamaForSequenceClassification.
 //!
 //! The decoder of [`blocks::decoder`](qeff_plugin_api::blocks::decoder) as it stands: what the others differ from.
 
@@ -19,14 +19,19 @@ qeff_plugin_api::register!(architecture: Llama);
 
 impl Architecture for Llama {
     fn names(&self) -> Vec<&str> {
-        vec!["LlamaForCausalLM", "MistralForCausalLM"]
+        vec![
+            "LlamaForCausalLM",
+            "LlamaForSequenceClassification",
+            "LlamaModel",
+            "MistralForCausalLM",
+            "MistralForSequenceClassification",
+            "MistralModel",
+        ]
     }
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {
-        match request.config.texts("architectures")?.first().map(String::as_str) {
-            Some(name @ "MistralForCausalLM") => mistral(name, request),
-            _ => llama("LlamaForCausalLM", request),
-        }
+        let name = self.named(&request.config);
+        if name.starts_with("Mistral") { mistral(&name, request) } else { llama(&name, request) }
     }
 }
 
@@ -58,4 +63,13 @@ fn layer<'g>(l: Layer<'_, 'g>, h: Value<'g>, how: Attn, attention_bias: Bias, ml
     l.add(h, l.mlp(x, mlp_bias))
 }
 
-qeff_plugin_api::export_plugin! { architectures: ["LlamaForCausalLM", "MistralForCausalLM"] }
+qeff_plugin_api::export_plugin! {
+    architectures: [
+        "LlamaForCausalLM",
+        "LlamaForSequenceClassification",
+        "LlamaModel",
+        "MistralForCausalLM",
+        "MistralForSequenceClassification",
+        "MistralModel",
+    ],
+}

@@ -1,4 +1,4 @@
-//! The qwen2 family: Qwen2ForCausalLM.
+//! The qwen2 family: Qwen2ForCausalLM, Qwen2Model, Qwen2ForSequenceClassification.
 //!
 //! Llama with a bias on query, key and value, and a window on the later layers if the file turns it on.
 
@@ -23,7 +23,7 @@ qeff_plugin_api::register!(architecture: Qwen2);
 
 impl Architecture for Qwen2 {
     fn names(&self) -> Vec<&str> {
-        vec!["Qwen2ForCausalLM"]
+        vec!["Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2Model"]
     }
 
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
@@ -31,7 +31,7 @@ impl Architecture for Qwen2 {
         let masks = masks::after_first_layers(config, c.layers)?;
         // Many files say whether positions have several axes; those of a text have one.
         config.flag_or("use_mrope", false)?;
-        Ok(c.model("Qwen2ForCausalLM", tensors, |l, h| {
+        Ok(c.model(&self.named(config), tensors, |l, h| {
             let how = Attn { mask: masks[l.index], ..c.causal() };
             let x = l.norm("input_layernorm", h);
             let h = l.add(h, l.attend(l.heads(x, Bias::Yes), how, Bias::No));
@@ -41,4 +41,6 @@ impl Architecture for Qwen2 {
     }
 }
 
-qeff_plugin_api::export_plugin! { architectures: ["Qwen2ForCausalLM"] }
+qeff_plugin_api::export_plugin! {
+    architectures: ["Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2Model"],
+}

@@ -1,4 +1,4 @@
-//! The qwen3 family: Qwen3ForCausalLM.
+//! The qwen3 family: Qwen3ForCausalLM, Qwen3Model, Qwen3ForSequenceClassification.
 //!
 //! Llama with a norm over each query and key head before it is turned, heads of a width of their own, and a window on
 //! the later layers if the file turns it on.
@@ -24,14 +24,14 @@ qeff_plugin_api::register!(architecture: Qwen3);
 
 impl Architecture for Qwen3 {
     fn names(&self) -> Vec<&str> {
-        vec!["Qwen3ForCausalLM"]
+        vec!["Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "Qwen3Model"]
     }
 
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
         let c = Decoder::read(config, &DEFAULTS)?;
         let masks = masks::after_first_layers(config, c.layers)?;
         let bias = Bias::from(config.flag_or("attention_bias", false)?);
-        Ok(c.model("Qwen3ForCausalLM", tensors, |l, h| {
+        Ok(c.model(&self.named(config), tensors, |l, h| {
             let how = Attn { mask: masks[l.index], ..c.causal() };
             let x = l.norm("input_layernorm", h);
             let Heads { q, k, v } = l.heads(x, bias);
@@ -43,4 +43,6 @@ impl Architecture for Qwen3 {
     }
 }
 
-qeff_plugin_api::export_plugin! { architectures: ["Qwen3ForCausalLM"] }
+qeff_plugin_api::export_plugin! {
+    architectures: ["Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "Qwen3Model"],
+}

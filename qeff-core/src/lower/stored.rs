@@ -99,6 +99,17 @@ impl Writer<'_> {
                 let x = self.node("Expand", &[&x, &to], &[]);
                 self.reshape_to(&x, &self.shape_of(expr))
             }
+            WeightExpr::WeightNorm { axis, parts } => {
+                let [gain, direction] = [&parts[0], &parts[1]].map(|part| self.made(part, dtype, None));
+                let rank = self.shape_of(expr).len();
+                let axes: Vec<i64> = (0..rank).filter(|other| other != axis).map(|other| other as i64).collect();
+                let axes = self.ints(&axes);
+                let squares = self.node("Mul", &[&direction, &direction], &[]);
+                let sum = self.node("ReduceSum", &[&squares, &axes], &[("keepdims", Attr::Int(1))]);
+                let length = self.node("Sqrt", &[&sum], &[]);
+                let unit = self.node("Div", &[&direction, &length], &[]);
+                self.node("Mul", &[&gain, &unit], &[])
+            }
             WeightExpr::Affine { of, scale, offset } => {
                 let mut x = self.made(of, dtype, own);
                 for (op, by, nothing) in [("Mul", *scale, 1.0), ("Add", *offset, 0.0)] {
@@ -165,5 +176,6 @@ fn is_whole(expr: &WeightExpr) -> bool {
 }
 
 fn has_arithmetic(expr: &WeightExpr) -> bool {
-    matches!(expr, WeightExpr::Affine { .. }) || expr.operands().iter().any(has_arithmetic)
+    matches!(expr, WeightExpr::Affine { .. } | WeightExpr::WeightNorm { .. })
+        || expr.operands().iter().any(has_arithmetic)
 }

@@ -6,7 +6,9 @@
 use std::collections::{HashMap, HashSet};
 
 use half::bf16;
-use qeff_plugin_api::graph::{AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, StateKind, Type, ValueId};
+use qeff_plugin_api::graph::{
+    AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, SlotId, StateKind, Type, ValueId,
+};
 use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_type, data_type, tensor_shape_proto, type_proto,
@@ -319,8 +321,11 @@ impl<'a> Writer<'a> {
             let name = self.ints(ints);
             return self.bind(*output, name);
         }
-        // Operands of the standard operator that carries named weights; any other weight is called by its place.
-        let names: &[&str] = if op.op_type == "LayerNormalization" { &["x", "weight", "bias"] } else { &[] };
+        // Operands of the standard operators that carry named weights; any other weight is called by its place.
+        let names: &[&str] = match op.op_type.as_str() {
+            "LayerNormalization" | "InstanceNormalization" | "Conv" => &["x", "weight", "bias"],
+            _ => &[],
+        };
         let mut input = Vec::with_capacity(node.operands.len());
         for (i, operand) in node.operands.iter().enumerate() {
             let place = names.get(i).map_or_else(|| format!("operand_{i}"), |name| (*name).to_owned());
@@ -443,6 +448,14 @@ impl<'a> Writer<'a> {
 
     pub(super) fn finish(mut self, opsets: &[(&str, i64)], ir_version: i64) -> Lowered {
         let program = self.program;
+        let retained = program.retained();
+        // What a CPU program makes as a whole it need not be given, and what it leaves alone stays where the host has it.
+        let moves = |slot: SlotId| {
+            let state = program.state(slot);
+            let written = retained[slot.index()] != state.parts;
+            let cpu = self.target == Target::Cpu;
+            (!(cpu && written && state.kind == StateKind::Fill), written || !cpu || state.kind.has_positions())
+        };
         let mut input = vec![];
         for declaration in program.declarations() {
             match *declaration {
@@ -450,6 +463,7 @@ impl<'a> Writer<'a> {
                     let port = &program.inputs[i];
                     input.push(value_info(&port.name, program.ty(port.value), program.act));
                 }
+                Declaration::State(slot) if !moves(slot).0 => {}
                 Declaration::State(slot) => {
                     let state = program.state(slot);
                     for (&part, name) in state.parts.iter().zip(&state.names) {
@@ -458,18 +472,15 @@ impl<'a> Writer<'a> {
                 }
             }
         }
+        let given: Vec<bool> = program.states().map(|(slot, _)| moves(slot).1).collect();
         let mut output = vec![];
         self.scope.clear();
         for port in &program.outputs {
             self.put_out(port.value, &port.name);
             output.push(value_info(&port.name, program.ty(port.value), program.act));
         }
-        for ((_, state), last) in program.states().zip(program.retained()) {
-            for (&version, name) in last.iter().zip(&state.names) {
-                // What nobody writes stays where the host has it, unless a card has it.
-                if self.target == Target::Cpu && state.kind == StateKind::Row {
-                    continue;
-                }
+        for (((_, state), last), given) in program.states().zip(&retained).zip(given) {
+            for (&version, name) in last.iter().zip(&state.names).filter(|_| given) {
                 let name = retained_name(name);
                 self.put_out(version, &name);
                 output.push(value_info(&name, program.ty(version), program.act));

@@ -8,7 +8,9 @@
 //! operator on a state would be, but the validator admits none.
 
 use qeff_plugin_api::Elem;
-use qeff_plugin_api::graph::{Attention, Dim, Model, NodeId, Op, Program, Role, StateRead, StateWrite, Type};
+use qeff_plugin_api::graph::{
+    Attention, Dim, Model, NodeId, Op, Program, Role, StateKind, StateRead, StateWrite, Type,
+};
 
 use super::{PassReport, Refusal};
 
@@ -22,6 +24,12 @@ pub(super) fn apply(model: &mut Model) -> Result<PassReport, Refusal> {
         }
         if program.input(Role::BatchIndex).is_some() {
             return Err(refuse(&program.name, "it has a batch index already"));
+        }
+        if let Some((_, state)) = program.states().find(|(_, state)| state.kind == StateKind::Fill) {
+            return Err(refuse(
+                &program.name,
+                &format!("its state `{}` is made as a whole, for all rows of a call", state.slot),
+            ));
         }
     }
     let mut report = PassReport::new(PASS);

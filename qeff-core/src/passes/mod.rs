@@ -7,6 +7,7 @@
 mod batching;
 mod context;
 mod dtype;
+mod guards;
 mod last_k;
 mod quantise;
 mod reach;
@@ -16,6 +17,7 @@ use std::fmt;
 use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::Model;
 
+pub use guards::{FILLED, KEPT, guards};
 pub use quantise::quantise;
 
 /// Which features a model gets.

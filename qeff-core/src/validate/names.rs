@@ -126,14 +126,23 @@ fn states(report: &mut Report<'_, '_>) {
     }
 }
 
-/// Every symbol must be bound by an input or a state when the program runs.
+/// Every symbol must be bound by an input or a state when the program runs, or follow from one by a convolution.
 fn symbols(report: &mut Report<'_, '_>) {
     let program = report.program;
     let symbols = program.symbols();
     for symbol in &symbols {
         name(report, "dimension", symbol.name());
     }
-    let bound: HashSet<_> = symbols.iter().collect();
+    let mut bound: HashSet<_> = symbols.iter().collect();
+    for (_, node) in program.nodes() {
+        if matches!(&node.op, Op::Onnx(op) if op.domain.is_empty() && op.op_type == "Conv") {
+            let dims = node.outputs.iter().flat_map(|&output| &program.ty(output).dims);
+            bound.extend(dims.filter_map(|dim| match dim {
+                Dim::Symbol(symbol) => Some(symbol),
+                Dim::Fixed(_) => None,
+            }));
+        }
+    }
     let unbound = |dim: &Dim| match dim {
         Dim::Symbol(symbol) if !bound.contains(symbol) => Some(symbol.name().to_owned()),
         _ => None,

@@ -41,6 +41,14 @@ pub enum EvalError {
         /// What is wrong.
         why: String,
     },
+    /// A normalised weight that is too large to be held, which it has to be: a length is known when all of it has been seen.
+    #[error("a normalised weight of shape {shape:?} has more than {limit} elements")]
+    Normalised {
+        /// The shape.
+        shape: Vec<u64>,
+        /// The most that are held.
+        limit: u64,
+    },
     /// Steps within steps within steps.
     #[error("the expression is nested more than {limit} steps deep")]
     TooDeep {

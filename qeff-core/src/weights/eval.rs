@@ -279,6 +279,15 @@ impl Reader<'_> {
                 fill(&nest.moves, nest.out, &element, out);
                 Ok(())
             }
+            Step::Held { numbers } => {
+                let Some(converter) = Converter::new(DType::F32, target, leaf.affine) else {
+                    unreachable!("refused by `Node::compile`");
+                };
+                let nest = Nest::new(&leaf.flat());
+                nest.run(&bytemuck::cast_slice(numbers)[nest.src as usize * size_of::<f32>()..], out, &converter);
+                self.clipped.add(converter.clipped());
+                Ok(())
+            }
             Step::Rope { table, inverse } => {
                 rope(table, inverse, &leaf.region, leaf.affine, target, out);
                 Ok(())

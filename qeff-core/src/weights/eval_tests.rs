@@ -149,6 +149,18 @@ fn naive(expr: &WeightExpr, source: &Memory) -> Vec<f32> {
             c[*axis] = c[*axis] / (block * times) * block + c[*axis] % block;
             (0, c)
         }),
+        WeightExpr::WeightNorm { axis, .. } => {
+            let place = |at: u64| unravel(at, &shape)[*axis];
+            let squares = |place_of: u64| -> f64 {
+                (0..count).filter(|&at| place(at) == place_of).map(|at| f64::from(of[1].1[at as usize]).powi(2)).sum()
+            };
+            (0..count)
+                .map(|at| {
+                    let gain = f64::from(of[0].1[place(at) as usize]);
+                    (gain * f64::from(of[1].1[at as usize]) / squares(place(at)).sqrt()) as f32
+                })
+                .collect()
+        }
         WeightExpr::Affine { scale, offset, .. } => of[0].1.iter().map(|x| scale * x + offset).collect(),
     }
 }

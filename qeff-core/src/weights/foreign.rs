@@ -75,7 +75,7 @@ pub(super) struct Encoded {
     format: Arc<dyn WeightFormat>,
     mapping: Arc<Mapping>,
     /// What the format calls its encoding.
-    pub(super) encoding: String,
+    encoding: String,
     range: Range<u64>,
     /// Elements and bytes of a block, neither of them 0.
     block: (u64, u64),

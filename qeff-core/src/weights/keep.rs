@@ -159,7 +159,9 @@ fn last_axis(expr: &WeightExpr, index: &TensorIndex) -> Option<u64> {
         }
         WeightExpr::Stack { axis, .. } => *axis < rank,
         WeightExpr::Reshape { shape, .. } => shape.last() == width.as_ref(),
-        WeightExpr::Fill { .. } | WeightExpr::Rope(_) | WeightExpr::Affine { .. } => false,
+        WeightExpr::Fill { .. } | WeightExpr::Rope(_) | WeightExpr::WeightNorm { .. } | WeightExpr::Affine { .. } => {
+            false
+        }
     };
     if kept { width } else { None }
 }

@@ -10,11 +10,15 @@ use qeff_plugin_api::{DType, WeightExpr};
 
 use super::convert::{Affine, Converter};
 use super::error::EvalError;
+use super::eval::evaluate_to_vec;
 use super::region::Region;
 use super::source::TensorSource;
 
 /// Deeper expressions are refused: descent is recursive, and no description needs them.
 const MAX_DEPTH: usize = 256;
+
+/// Most elements of a normalised weight, which is held in memory: several times those of any model's.
+const MAX_NORMALISED: u64 = 1 << 27;
 
 /// Widest rotary table: a row of it is held in memory.
 const MAX_ROPE_WIDTH: u64 = 1 << 20;
@@ -39,6 +43,10 @@ pub(super) enum Step {
     Rope {
         table: RopeTable,
         inverse: Vec<f32>,
+    },
+    /// Numbers in memory, row by row.
+    Held {
+        numbers: Vec<f32>,
     },
     Transpose {
         perm: Vec<usize>,
@@ -67,7 +75,7 @@ pub(super) enum Step {
     Affine(Affine),
 }
 
-/// A region that has arrived at a tensor, a fill or a table.
+/// A region that has arrived at a tensor, a fill, a table or numbers.
 pub(super) struct Leaf<'n> {
     pub(super) node: &'n Node,
     /// Its axes are those of the leaf.
@@ -116,6 +124,10 @@ impl Node {
         if element_count(&shape).and_then(|count| count.checked_mul(8)).is_none() {
             return Err(EvalError::TooLarge { shape });
         }
+        if let WeightExpr::WeightNorm { axis, parts } = expr {
+            let step = Step::Held { numbers: normalised(*axis, parts, &shape, target, source)? };
+            return Ok(Self { step, shape, operands: vec![] });
+        }
         if let WeightExpr::Affine { scale, offset, .. } = expr {
             affine.push(Affine { scale: *scale, offset: *offset });
         }
@@ -155,6 +167,7 @@ impl Node {
             WeightExpr::Repeat { axis, groups, times, .. } => {
                 Step::Repeat { axis: *axis, block: operands[0].shape[*axis] / groups, times: *times }
             }
+            WeightExpr::WeightNorm { .. } => unreachable!("built above"),
             WeightExpr::Affine { scale, offset, .. } => {
                 affine.pop();
                 Step::Affine(Affine { scale: *scale, offset: *offset })
@@ -173,7 +186,7 @@ impl Node {
         visit: &mut dyn FnMut(Leaf<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         match &self.step {
-            Step::Tensor { .. } | Step::Fill { .. } | Step::Rope { .. } => {
+            Step::Tensor { .. } | Step::Fill { .. } | Step::Rope { .. } | Step::Held { .. } => {
                 visit(Leaf { node: self, region, affine: outer })
             }
             Step::Transpose { perm } => {
@@ -275,6 +288,35 @@ fn check_depth(expr: &WeightExpr, depth: usize) -> Result<(), EvalError> {
         return Err(EvalError::TooDeep { limit: MAX_DEPTH });
     }
     expr.operands().iter().try_for_each(|of| check_depth(of, depth + 1))
+}
+
+/// A direction scaled to the lengths that a gain says, one for each place of `axis`.
+fn normalised(
+    axis: usize,
+    [gain, direction]: &[WeightExpr; 2],
+    shape: &[u64],
+    target: DType,
+    source: &dyn TensorSource,
+) -> Result<Vec<f32>, EvalError> {
+    let count = element_count(shape).unwrap_or(u64::MAX);
+    if count > MAX_NORMALISED {
+        return Err(EvalError::Normalised { shape: shape.to_vec(), limit: MAX_NORMALISED });
+    }
+    if !target.is_float() {
+        return Err(EvalError::Fill { value: 0.0, to: target });
+    }
+    let held = |expr| -> Result<Vec<f32>, EvalError> {
+        let bytes = evaluate_to_vec(expr, DType::F32, source)?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    };
+    let (gain, mut numbers) = (held(gain)?, held(direction)?);
+    let (inner, places) = (strides(shape)[axis] as usize, shape[axis] as usize);
+    let place = |at: usize| at / inner % places;
+    let mut squares = vec![0f64; places];
+    numbers.iter().enumerate().for_each(|(at, &x)| squares[place(at)] += f64::from(x) * f64::from(x));
+    let scales: Vec<f64> = gain.iter().zip(&squares).map(|(&gain, square)| f64::from(gain) / square.sqrt()).collect();
+    numbers.iter_mut().enumerate().for_each(|(at, x)| *x = (f64::from(*x) * scales[place(at)]) as f32);
+    Ok(numbers)
 }
 
 fn check_rope(table: &RopeTable, target: DType) -> Result<(), EvalError> {

@@ -20,6 +20,8 @@
 #![allow(non_local_definitions)]
 
 mod calls;
+#[cfg(test)]
+mod layout_tests;
 mod load;
 mod manifest;
 mod message;

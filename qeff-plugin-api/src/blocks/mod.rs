@@ -5,14 +5,17 @@
 
 pub mod act;
 pub mod attention;
+pub mod conv;
 pub mod decoder;
 pub mod embed;
+pub mod encoder;
 pub mod linear;
 pub mod lm;
 pub mod masks;
 pub mod mlp;
 pub mod moe;
 pub mod norm;
+pub mod pool;
 pub mod rope;
 
 pub use act::Activation;

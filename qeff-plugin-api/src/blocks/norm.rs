@@ -18,6 +18,11 @@ pub enum Norm {
         /// Added to the variance.
         eps: f32,
     },
+    /// Layer norm with a weight alone.
+    LayerWithoutBias {
+        /// Added to the variance.
+        eps: f32,
+    },
 }
 
 impl Norm {
@@ -28,10 +33,13 @@ impl Norm {
             Some(width) => at.weight_of_shape(at.tensor(leaf), &[width]),
             None => at.weight(at.tensor(leaf)),
         };
-        let weight = stored("weight");
+        // BERT's first files have TensorFlow's names, and transformers still reads them.
+        let [weight, bias] = if at.has_tensor("gamma") { ["gamma", "beta"] } else { ["weight", "bias"] };
+        let weight = stored(weight);
         match self {
             Norm::Rms { eps, product } => at.node(Op::RmsNorm(RmsNorm { eps, product }), &[Some(x), Some(weight)]),
-            Norm::Layer { eps } => at.layer_norm(x, weight, Some(stored("bias")), eps),
+            Norm::Layer { eps } => at.layer_norm(x, weight, Some(stored(bias)), eps),
+            Norm::LayerWithoutBias { eps } => at.layer_norm(x, weight, None, eps),
         }
     }
 }

@@ -87,6 +87,13 @@ impl<'r> GraphBuilder<'r> {
         GraphBuilder { index, absent_prefix: None, gguf: None, state }
     }
 
+    /// A builder that goes on where a program ends, over the tensors of its checkpoint: for pooling heads and rewrites.
+    pub fn resume(program: Program, index: &'r TensorIndex) -> Self {
+        let versions = program.retained();
+        let state = RefCell::new(State { program, versions, error: None });
+        GraphBuilder { index, absent_prefix: None, gguf: None, state }
+    }
+
     /// Says that tensors live under `prefix`, except in files saved from the base model alone, which leave it out: if no
     /// tensor begins with it, names are looked up without.
     pub fn base_prefix(mut self, prefix: &str) -> Self {
@@ -171,6 +178,16 @@ impl<'g> GraphBuilder<'g> {
     /// Declares `position_ids: i64[batch_size, seq_len]`.
     pub fn positions(&'g self) -> Value<'g> {
         self.input("position_ids", Role::Positions, Elem::I64, ["batch_size".into(), "seq_len".into()])
+    }
+
+    /// Declares `attention_mask: i64[batch_size, seq_len]`, which is 1 for a token and 0 for padding.
+    pub fn attention_mask(&'g self) -> Value<'g> {
+        self.input("attention_mask", Role::Mask, Elem::I64, ["batch_size".into(), "seq_len".into()])
+    }
+
+    /// A value that the program had when it was [resumed](GraphBuilder::resume).
+    pub fn existing(&'g self, id: ValueId) -> Value<'g> {
+        Value { builder: self, id: Some(id) }
     }
 
     /// Declares a state: what its rows mean, and name and type of each part.
@@ -260,8 +277,20 @@ impl<'g> Scope<'g> {
         self.builder.stored(name)
     }
 
+    /// Whether the checkpoint has the tensor `leaf` of this scope.
+    pub fn has_tensor(self, leaf: &str) -> bool {
+        let mut there = true;
+        self.tensor(leaf).for_each_source(&mut |name| there &= self.builder.index.contains(name));
+        there
+    }
+
     /// The value of a weight expression.
     pub fn weight(self, expr: WeightExpr) -> Value<'g> {
+        self.weight_as(expr, Elem::Act)
+    }
+
+    /// The value of a weight expression in another type than that of activations.
+    pub fn weight_as(self, expr: WeightExpr, elem: Elem) -> Value<'g> {
         let id = match expr.shape(self.builder.index) {
             Ok(shape) => {
                 if let Some(kind) = self.builder.integers(&expr) {
@@ -269,7 +298,7 @@ impl<'g> Scope<'g> {
                     return Value { builder: self.builder, id: None };
                 }
                 let expr = expr.simplified(self.builder.index);
-                Some(self.builder.state.borrow_mut().program.add_weight(expr, Type::weight(&shape)))
+                Some(self.builder.state.borrow_mut().program.add_weight(expr, Type::weight(&shape).with_elem(elem)))
             }
             Err(error) => {
                 self.builder.fail(self.id, BuildErrorKind::Weight(error));

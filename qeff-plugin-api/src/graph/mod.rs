@@ -61,6 +61,8 @@ pub enum Role {
     Positions,
     /// Which tokens of a text are no padding, `i64[batch, seq]`.
     Mask,
+    /// Which of two texts a token belongs to, `i64[batch, seq]`; all 0 where nobody gives it.
+    Segments,
     /// What an audio encoder takes: samples, or their spectrum.
     Features,
     /// What an image encoder takes.
@@ -93,6 +95,7 @@ impl Role {
         (Role::Tokens, "tokens"),
         (Role::Positions, "positions"),
         (Role::Mask, "mask"),
+        (Role::Segments, "segments"),
         (Role::Features, "features"),
         (Role::Pixels, "pixels"),
         (Role::Packing, "packing"),
@@ -202,7 +205,8 @@ impl Model {
     pub fn since(&self) -> i64 {
         let nodes = self.programs.iter().flat_map(Program::nodes).map(|(_, node)| node.since());
         let states = self.programs.iter().flat_map(Program::states).map(|(_, state)| state.since());
-        nodes.chain(states).max().unwrap_or(1)
+        let weights = self.programs.iter().flat_map(Program::weights).map(|(_, expr)| expr.since());
+        nodes.chain(states).chain(weights).max().unwrap_or(1)
     }
 
     /// Names of every stored tensor that any program reads.

@@ -84,6 +84,14 @@ pub enum WeightExpr {
         /// How often each block appears.
         times: u64,
     },
+    /// `gain · direction / ‖direction‖`, each length taken over all axes but `axis` (weight normalisation). The gain has the axes of
+    /// the direction, of length 1 but for `axis`.
+    WeightNorm {
+        /// The axis along which there is a gain for each place.
+        axis: usize,
+        /// Gain and direction.
+        parts: Box<[WeightExpr; 2]>,
+    },
     /// `scale · x + offset`, element by element (the `+1` of some norms, folded multipliers).
     Affine {
         /// The operand.
@@ -168,6 +176,11 @@ impl WeightExpr {
         WeightExpr::Repeat { of: Box::new(self), axis, groups, times }
     }
 
+    /// See [`WeightExpr::WeightNorm`].
+    pub fn weight_norm(axis: usize, gain: WeightExpr, direction: WeightExpr) -> Self {
+        WeightExpr::WeightNorm { axis, parts: Box::new([gain, direction]) }
+    }
+
     /// See [`WeightExpr::Affine`].
     pub fn affine(self, scale: f32, offset: f32) -> Self {
         WeightExpr::Affine { of: Box::new(self), scale, offset }
@@ -197,6 +210,7 @@ impl WeightExpr {
             | WeightExpr::Repeat { of, .. }
             | WeightExpr::Affine { of, .. } => std::slice::from_ref(of),
             WeightExpr::Concat { parts, .. } | WeightExpr::Stack { parts, .. } => parts,
+            WeightExpr::WeightNorm { parts, .. } => &parts[..],
         }
     }
 
@@ -210,7 +224,14 @@ impl WeightExpr {
             | WeightExpr::Repeat { of, .. }
             | WeightExpr::Affine { of, .. } => std::slice::from_mut(of),
             WeightExpr::Concat { parts, .. } | WeightExpr::Stack { parts, .. } => parts,
+            WeightExpr::WeightNorm { parts, .. } => &mut parts[..],
         }
+    }
+
+    /// The version of domain `qeff` in which the newest of its steps appeared.
+    pub fn since(&self) -> i64 {
+        let own = if matches!(self, WeightExpr::WeightNorm { .. }) { 3 } else { 1 };
+        self.operands().iter().map(WeightExpr::since).fold(own, i64::max)
     }
 
     /// Calls `visit` with the name of every stored tensor the expression reads.
@@ -319,6 +340,17 @@ impl WeightExpr {
                     }
                     _ => Err(misfit(&shape, format!("axis {axis} does not split into {groups} blocks"))),
                 }
+            }
+            WeightExpr::WeightNorm { axis, parts } => {
+                let (gain, shape) = (parts[0].shape(index)?, parts[1].shape(index)?);
+                let fits = |(at, (&gain, &length)): (usize, (&u64, &u64))| gain == if at == *axis { length } else { 1 };
+                if *axis >= shape.len() || gain.len() != shape.len() || !gain.iter().zip(&shape).enumerate().all(fits) {
+                    return Err(misfit(
+                        &gain,
+                        format!("a direction of shape {shape:?} needs a gain for each place of axis {axis}"),
+                    ));
+                }
+                Ok(shape)
             }
             WeightExpr::Affine { of, .. } => of.shape(index),
         }

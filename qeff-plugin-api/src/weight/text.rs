@@ -44,6 +44,7 @@ impl WeightExpr {
             WeightExpr::Affine { scale, offset, .. } => format!("affine({scale}, {offset})"),
             WeightExpr::Concat { axis, .. } => format!("concat({axis}, …)"),
             WeightExpr::Stack { axis, .. } => format!("stack({axis}, …)"),
+            WeightExpr::WeightNorm { axis, .. } => format!("weight_norm({axis}, …)"),
             WeightExpr::Tensor(name) => format!("w{name:?}"),
             WeightExpr::Fill { value, shape } => format!("fill({value}, [{}])", list(shape)),
             WeightExpr::Rope(_) => "rope(…)".into(),
@@ -57,10 +58,14 @@ impl WeightExpr {
             }
             WeightExpr::Fill { .. } => out.push_str(&self.step_text()),
             WeightExpr::Rope(table) => table.write_text(out),
-            WeightExpr::Concat { axis, parts } | WeightExpr::Stack { axis, parts } => {
-                let word = if matches!(self, WeightExpr::Concat { .. }) { "concat" } else { "stack" };
+            WeightExpr::Concat { axis, .. } | WeightExpr::Stack { axis, .. } | WeightExpr::WeightNorm { axis, .. } => {
+                let word = match self {
+                    WeightExpr::Concat { .. } => "concat",
+                    WeightExpr::Stack { .. } => "stack",
+                    _ => "weight_norm",
+                };
                 let _ = write!(out, "{word}({axis}");
-                for part in parts {
+                for part in self.operands() {
                     out.push_str(", ");
                     part.write_text(out, name);
                 }
@@ -224,7 +229,7 @@ impl<'t> Reader<'t, '_> {
                 self.expect(")")?;
                 Ok((WeightExpr::Fill { value, shape }, 1))
             }
-            word @ ("concat" | "stack") => {
+            word @ ("concat" | "stack" | "weight_norm") => {
                 self.expect("(")?;
                 let axis = self.number()?;
                 let (mut parts, mut height) = (Vec::new(), 0);
@@ -234,15 +239,18 @@ impl<'t> Reader<'t, '_> {
                     height = part_height.max(height);
                 }
                 self.expect(")")?;
-                let expr = if word == "concat" {
-                    WeightExpr::Concat { axis, parts }
-                } else {
-                    WeightExpr::Stack { axis, parts }
+                let expr = match word {
+                    "concat" => WeightExpr::Concat { axis, parts },
+                    "stack" => WeightExpr::Stack { axis, parts },
+                    _ => match <[WeightExpr; 2]>::try_from(parts) {
+                        Ok(parts) => WeightExpr::WeightNorm { axis, parts: Box::new(parts) },
+                        Err(_) => return Err(error("a gain and a direction", at)),
+                    },
                 };
                 Ok((expr, height + 1))
             }
             "rope" => Ok((WeightExpr::Rope(self.rope()?), 1)),
-            _ => Err(error("w\"…\", fill, rope, concat or stack", at)),
+            _ => Err(error("w\"…\", fill, rope, concat, stack or weight_norm", at)),
         }
     }
 

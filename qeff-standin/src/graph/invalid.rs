@@ -82,7 +82,9 @@ impl Build<'_> {
             Negative::Drop => indices.to_owned(),
             Negative::Wrap => {
                 let below = self.node("Less", &[indices, &zero], &[]);
-                let wrapped = self.node("Add", &[indices, &sizes], &[]);
+                // A sum with INT32_MAX would not be a number of 32 bits.
+                let low = self.node("Min", &[indices, &zero], &[]);
+                let wrapped = self.node("Add", &[&low, &sizes], &[]);
                 self.node("Where", &[&below, &wrapped, indices], &[])
             }
         };

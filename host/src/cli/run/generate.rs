@@ -3,16 +3,11 @@
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
 
-use super::reader::{Reader, Show};
-use super::report::{Answers, Metrics, print_json};
+use super::answer::{Asked, Chat, Ready, Wishes, answer, encode};
 use super::{Args, Opened};
-use crate::checkpoint::Checkpoint;
-use crate::cli::prompts::Prompt;
 use crate::cli::{forms, on_cards, talk};
-use crate::generate::{self, Options, Request};
+use crate::generate::{Options, Request};
 use crate::prepare::{self, CpuOptions};
-use crate::text::chat::ChatOptions;
-use crate::text::{ChatTemplate, Message, Tokenizer};
 
 /// New tokens where neither the user nor a context length says how many.
 const DEFAULT_NEW_TOKENS: usize = 128;
@@ -27,103 +22,49 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     let prompts = args.prompts.prompts()?;
     let sampling = args.sampling.sampling()?;
     let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
-    let needs_text = !args.stop.is_empty() || prompts.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
-    let tokenizer = if needs_text { Some(checkpoint.tokenizer()?) } else { tokenizer_if_sound(&checkpoint) };
-    let encoded = encode(args, &prompts, tokenizer.as_ref())?;
+    let chat = Chat { is_on: args.chat, system: args.system.as_deref(), template: args.chat_template.as_deref() };
+    let Asked { prompts, tokenizer } = encode(&prompts, chat, &args.stop, Some(&checkpoint))?;
 
     talk::warnings(&described.warnings);
+    let mut options = Options {
+        sampling,
+        eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
+        chunk: args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize),
+        keep_logits: args.logits,
+    };
+    let tokenizer = tokenizer.as_ref();
+    let wishes = |options| Wishes { options, tokenizer, stop: &args.stop, json: args.json };
     if on_cards {
-        check_ids(&encoded, &described.model)?;
-        let lens: Vec<usize> = encoded.iter().map(Vec::len).collect();
-        return on_cards::run(&args.cards, forms, args.shape(), &lens, described, &checkpoint);
+        check_ids(&prompts, &described.model)?;
+        let ready =
+            on_cards::prepare(&args.cards, &args.device, forms, args.shape(), described, &checkpoint, &prompts)?;
+        let requests = on_cards::requests(&prompts, args.max_new_tokens, ready.context)?;
+        let mut session = on_cards::open(&ready.qpc, &ready.place, Some(ready.context))?;
+        options.chunk = session.chunk();
+        let (quantised, loaded) = (&ready.quantised, started.elapsed());
+        return answer(
+            wishes(options),
+            &requests,
+            Ready { session: &mut session, engine: "qaic", started, loaded, quantised },
+        );
     }
     if !args.json {
         talk::notes(&described.notes);
     }
-    let plan = Plan::new(args, &encoded, &described.model)?;
+    let plan = Plan::new(args, &prompts, &described.model)?;
     let selected = args.engine.select()?;
     if !args.json {
         talk::say(&format!("engine: {}", selected.about));
     }
-    let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
-    let how = CpuOptions { engine: &*selected.engine, slots: plan.slots, context: plan.context, chunk, forms };
-    let ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
+    let how =
+        CpuOptions { engine: &*selected.engine, slots: plan.slots, context: plan.context, chunk: options.chunk, forms };
+    let mut ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     if !args.json {
         forms::say(&ready.quantised);
     }
-    let mut session = ready.session;
-    let loaded = started.elapsed();
-
-    let options = Options {
-        sampling,
-        eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
-        chunk,
-        keep_logits: args.logits,
-    };
-    let show = if args.json {
-        Show::Nothing
-    } else if plan.requests.len() == 1 {
-        Show::Stream
-    } else {
-        Show::Collected
-    };
-    let mut reader = Reader::new(tokenizer.as_ref(), &args.stop, &options.eos, plan.requests.len(), show)?;
-    let (done, timing) = generate::generate(&mut session, &plan.requests, &options, &mut reader)?;
-    let texts = reader.finish(&done)?;
-    let metrics = Metrics {
-        engine: selected.engine.name(),
-        loaded,
-        total: started.elapsed(),
-        timing,
-        first: loaded + timing.first_token,
-    };
-    if args.json {
-        return print_json(args, &plan.requests, Answers { done: &done, texts: &texts }, &metrics, &ready.quantised);
-    }
-    metrics.say(&plan.requests);
-    Ok(())
-}
-
-/// The tokenizer of a run by ids, which is worth a warning if it is malformed, not an error: nothing has to be encoded.
-fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
-    checkpoint.opt_tokenizer().unwrap_or_else(|error| {
-        talk::warn(&format!("there will be ids and no text: {error}"));
-        None
-    })
-}
-
-fn encode(args: &Args, prompts: &[Prompt], tokenizer: Option<&Tokenizer>) -> Result<Vec<Vec<u32>>> {
-    let template = match (args.chat, tokenizer) {
-        (false, _) | (true, None) => None,
-        (true, Some(tokenizer)) => Some(match &args.chat_template {
-            Some(file) => ChatTemplate::open(file)?,
-            None => tokenizer.chat_template(None)?,
-        }),
-    };
-    let mut encoded = Vec::with_capacity(prompts.len());
-    for (i, prompt) in prompts.iter().enumerate() {
-        let ids = match prompt {
-            Prompt::Ids(ids) => ids.clone(),
-            Prompt::Text(text) => {
-                let tokenizer = tokenizer.context("text needs a tokenizer")?;
-                match &template {
-                    Some(template) => {
-                        let system = args.system.iter().map(|text| Message::new("system", text.clone()));
-                        let turns: Vec<_> = system.chain([Message::new("user", text.clone())]).collect();
-                        let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
-                        tokenizer.encode_chat(template, &turns, &options)?
-                    }
-                    None => tokenizer.encode(text, true)?,
-                }
-            }
-        };
-        if ids.is_empty() {
-            bail!("prompt {i} has no tokens: a model continues at least one");
-        }
-        encoded.push(ids);
-    }
-    Ok(encoded)
+    let (quantised, loaded, engine) = (&ready.quantised, started.elapsed(), selected.engine.name());
+    answer(wishes(options), &plan.requests, Ready { session: &mut ready.session, engine, started, loaded, quantised })
 }
 
 /// What the request needs of a session.

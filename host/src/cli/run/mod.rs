@@ -1,10 +1,12 @@
-//! `run`: do with a model what it is for, on the CPU, or on cards as far as that is built.
+//! `run`: do with a model what it is for, on the CPU or on cards.
 //!
 //! What a model is for, its description says, or `--task`. Each task has a file of its own here.
 
+pub(crate) mod answer;
 mod generate;
 mod reader;
 mod report;
+mod speech;
 
 use std::time::Instant;
 
@@ -15,10 +17,15 @@ use super::ModelArgs;
 use super::compile::args::CardArgs;
 use super::engines::EngineArgs;
 use super::forms::FormArgs;
-use super::prompts::PromptArgs;
+use super::on_cards::DeviceArgs;
+use super::prompts::{Prompt, PromptArgs};
+use super::texts::classify::PairArgs;
+use super::texts::embed::VectorArgs;
+use super::texts::{self, Given, TextArgs};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
+use crate::encode::recipe;
 use crate::generate::{Sampling, SamplingError};
 use crate::text::StopStrings;
 
@@ -27,6 +34,14 @@ use crate::text::StopStrings;
 enum TaskArg {
     /// Continue text.
     Generate,
+    /// Make vectors of texts.
+    Embed,
+    /// Tell classes of texts.
+    Classify,
+    /// Label each frame of recordings.
+    Ctc,
+    /// Write down what is said in recordings: one greedy pass over the first window of each.
+    Transcribe,
 }
 
 impl TaskArg {
@@ -34,6 +49,10 @@ impl TaskArg {
     fn of(task: Task) -> Option<Self> {
         match task {
             Task::CausalLm => Some(TaskArg::Generate),
+            Task::Encoder => Some(TaskArg::Embed),
+            Task::SequenceClassification => Some(TaskArg::Classify),
+            Task::Ctc => Some(TaskArg::Ctc),
+            Task::SpeechToText => Some(TaskArg::Transcribe),
             _ => None,
         }
     }
@@ -49,6 +68,8 @@ pub(crate) struct Args {
     task: Option<TaskArg>,
     #[command(flatten)]
     prompts: PromptArgs,
+    #[command(flatten)]
+    speech: speech::SpeechArgs,
     /// Most tokens to generate for each prompt [default: what --ctx-len leaves, else 128].
     #[arg(long, value_name = "N", visible_alias = "generation-len", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
@@ -70,6 +91,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     forms: FormArgs,
     #[command(flatten)]
+    whole: WholeTextArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     /// End the answer before this text; may be repeated.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -87,6 +110,8 @@ pub(crate) struct Args {
     engine: EngineArgs,
     #[command(flatten)]
     cards: CardArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -95,9 +120,21 @@ pub(crate) struct Args {
     logits: bool,
 }
 
+/// Tasks `embed` and `classify`.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Whole texts")]
+struct WholeTextArgs {
+    #[command(flatten)]
+    vectors: VectorArgs,
+    #[command(flatten)]
+    pairs: PairArgs,
+    #[command(flatten)]
+    texts: TextArgs,
+}
+
 /// How ids are chosen; greedily if no flag is given.
 #[derive(Debug, clap::Args)]
-struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// Sample at this temperature; 0 always takes the likeliest token [default: 0, or 1 with another sampling flag].
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
@@ -119,7 +156,7 @@ struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    fn sampling(&self) -> Result<Sampling> {
+    pub(crate) fn sampling(&self) -> Result<Sampling> {
         let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
         let default = Sampling::default();
         let sampling = Sampling {
@@ -167,14 +204,27 @@ struct Opened<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     // What can be wrong with the flags is said before any file is opened.
-    args.prompts.prompts()?;
+    if args.speech.audio.is_empty() {
+        args.prompts.prompts()?;
+    }
     args.sampling.sampling()?;
     StopStrings::new(args.stop.clone())?;
     let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
     if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
         bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
     }
+    if args.device.is_given() && !on_cards {
+        bail!(
+            "--device-timeout is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out"
+        );
+    }
 
+    // A folder with a recipe is for vectors, whatever its model was trained for.
+    let has_recipe = args.model.model.join(recipe::FILE).is_file();
+    let task = args.task.or(has_recipe.then_some(TaskArg::Embed));
+    if let Some(task @ (TaskArg::Embed | TaskArg::Classify)) = task {
+        return whole_text(args, task, started);
+    }
     let (checkpoint, described) = args.model.describe()?;
     let task = described.model.task;
     let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
@@ -183,5 +233,37 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
         TaskArg::Generate => generate::run(opened),
+        TaskArg::Ctc => speech::ctc(opened),
+        TaskArg::Transcribe => speech::transcribe(opened),
+        task @ (TaskArg::Embed | TaskArg::Classify) => whole_text(args, task, started),
+    }
+}
+
+/// Tasks that take texts as a whole. They open the checkpoint in a way of their own.
+fn whole_text(args: &Args, task: TaskArg, started: Instant) -> Result<()> {
+    let given = args.prompts.prompts()?.into_iter().map(|prompt| match prompt {
+        Prompt::Text(text) => Given::Text(text.as_str().into()),
+        Prompt::Ids(ids) => Given::Ids(ids),
+    });
+    if args.cards.first_given().is_some() {
+        bail!(
+            "tasks embed and classify of `run` are on the CPU; `compile --seq-len 32,64,128` compiles their model for AI 100"
+        );
+    }
+    let WholeTextArgs { vectors, pairs, texts } = &args.whole;
+    let request = texts::Request {
+        model: &args.model,
+        engine: &args.engine,
+        forms: &args.forms,
+        texts,
+        rows: args.batch_size,
+        quiet: args.json,
+    };
+    match task {
+        TaskArg::Classify => {
+            let given = texts::classify::paired(given.collect(), pairs)?;
+            texts::classify::task(&request, &given, args.json, started)
+        }
+        _ => texts::embed::task(&request, vectors, given.collect(), args.json, started),
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::cli::talk;
 use crate::generate::{Completion, Flow, Observer};
+use crate::runtime::RuntimeError;
 use crate::text::{StopStrings, TextStream, Tokenizer};
 
 /// What becomes visible while ids arrive.
@@ -24,6 +25,16 @@ pub(super) struct Reader<'t> {
     requests: Vec<Progress<'t>>,
     eos: BTreeSet<u32>,
     show: Show,
+    failures: Vec<Failure>,
+}
+
+/// Requests that a card's failure ended.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Their numbers.
+    pub(crate) requests: Vec<usize>,
+    /// Why.
+    pub(crate) error: RuntimeError,
 }
 
 struct Progress<'t> {
@@ -51,7 +62,12 @@ impl<'t> Reader<'t> {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Reader { requests, eos: eos.iter().copied().collect(), show })
+        Ok(Reader { requests, eos: eos.iter().copied().collect(), show, failures: vec![] })
+    }
+
+    /// What failed so far.
+    pub(super) fn failures(&mut self) -> Vec<Failure> {
+        std::mem::take(&mut self.failures)
     }
 
     /// The text of each request, `None` without a tokenizer. Prints what was not printed yet.
@@ -100,5 +116,10 @@ impl Observer for Reader<'_> {
         }
         progress.stopped = watched.stopped_by.is_some();
         Ok(if progress.stopped { Flow::Stop } else { Flow::Continue })
+    }
+
+    fn failed(&mut self, requests: &[usize], error: RuntimeError) -> Result<(), RuntimeError> {
+        self.failures.push(Failure { requests: requests.to_vec(), error });
+        Ok(())
     }
 }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use qeff_core::lower::Quantised;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::Args;
+use super::reader::Failure;
 use crate::cli::{forms, talk};
-use crate::generate::{Completion, Finish, Request, Timing};
+use crate::generate::{Completion, Request, Timing};
 
 /// How long the parts of a run took.
 pub(super) struct Metrics {
@@ -60,37 +59,42 @@ impl Metrics {
 pub(super) struct Answers<'a> {
     pub(super) done: &'a [Completion],
     pub(super) texts: &'a [Option<String>],
+    pub(super) failures: &'a [Failure],
 }
 
-pub(super) fn print_json(
-    args: &Args,
+/// The document that tools read.
+pub(super) fn document(
+    with_logits: bool,
     requests: &[Request],
     answers: Answers<'_>,
     metrics: &Metrics,
     quantised: &Quantised,
-) -> Result<()> {
-    let Answers { done, texts } = answers;
+) -> Json {
+    let Answers { done, texts, failures } = answers;
     let outputs: Vec<_> = requests
         .iter()
         .zip(done)
         .zip(texts)
-        .map(|((request, completion), text)| {
+        .enumerate()
+        .map(|(i, ((request, completion), text))| {
             let mut output = json!({
                 "text": text,
                 "prompt_ids": request.prompt,
                 "generated_ids": completion.ids,
                 "finish": completion.finish.name(),
             });
-            if args.logits {
+            if with_logits {
                 output["step_logits"] = json!(completion.logits);
+            }
+            if let Some(failure) = failures.iter().find(|failure| failure.requests.contains(&i)) {
+                output["error"] = json!(failure.error.to_string());
             }
             output
         })
         .collect();
-    debug_assert!(done.iter().all(|completion| completion.finish != Finish::Stopped || !args.stop.is_empty()));
     let mut document = json!({ "outputs": outputs, "metrics": metrics.json() });
     if !quantised.is_empty() {
         document["weights"] = forms::report(quantised);
     }
-    talk::json(&document)
+    document
 }

@@ -25,8 +25,14 @@ pub struct Card {
     pub variant: String,
     /// Cores.
     pub cores: Option<u64>,
+    /// Cores that no program had when this was asked.
+    #[serde(default)]
+    pub free_cores: Option<u64>,
     /// Memory in MB.
     pub memory_mb: Option<u64>,
+    /// Memory that was free, in MB.
+    #[serde(default)]
+    pub free_memory_mb: Option<u64>,
     /// Serial number of the board, shared by chips of one board.
     pub board: String,
 }
@@ -94,7 +100,9 @@ pub(super) fn parse(text: &str) -> Vec<Card> {
             "Status" => value.clone_into(&mut card.status),
             "FW IMAGE_VARIANT" => value.clone_into(&mut card.variant),
             "Nsp Total" => card.cores = number(),
+            "Nsp Free" => card.free_cores = number(),
             "Dram Total" => card.memory_mb = number(),
+            "Dram Free" => card.free_memory_mb = number(),
             "Board serial" => value.clone_into(&mut card.board),
             _ => {}
         }

@@ -26,6 +26,9 @@ pub use qnn::QnnSdk;
 pub const ROOT_VARIABLE: &str = "QAIC_SDK_ROOT";
 /// Where the SDK installs itself.
 pub const INSTALLED: &str = "/opt/qti-aic";
+/// Where the runtime library lies in an SDK.
+pub const LIBRARY_PATH: &str =
+    if cfg!(target_arch = "aarch64") { "dev/lib/aarch64/libQAic.so" } else { "dev/lib/x86_64/libQAic.so" };
 /// Most that is read of a file that says a version.
 const MAX_VERSIONS: u64 = 1 << 20;
 
@@ -100,7 +103,7 @@ impl Sdk {
             qaic_compile: file("exec/qaic-compile"),
             qaic_exec: file("exec/qaic-exec"),
             qaic_util: file("tools/qaic-util"),
-            library: file("dev/lib/x86_64/libQAic.so"),
+            library: file(LIBRARY_PATH),
             apps_version: base_version(&root.join("versions/apps.xml")),
             platform_version: base_version(&root.join("versions/platform.xml")),
             found_by,

@@ -43,7 +43,7 @@ fn an_sdk_is_what_lies_there() {
 
 #[test]
 fn cards_are_read_from_the_listing() {
-    let text = "QID 0\n\tStatus:Ready\n\tFW IMAGE_VARIANT:AIC.1.0\n\tDram Total:32768 MB\n\tNsp Total:14\n\tNsp Free:14\n\
+    let text = "QID 0\n\tStatus:Ready\n\tFW IMAGE_VARIANT:AIC.1.0\n\tDram Total:32768 MB\n\tNsp Total:14\n\tNsp Free:12\n\
                 \tBoard serial:ABC\nQID 3\n\tStatus:Error\n\tFW IMAGE_VARIANT : qcom_AIC200_x\n";
     let cards = parse(text);
     let first = Card {
@@ -51,7 +51,9 @@ fn cards_are_read_from_the_listing() {
         status: "Ready".into(),
         variant: "AIC.1.0".into(),
         cores: Some(14),
+        free_cores: Some(12),
         memory_mb: Some(32768),
+        free_memory_mb: None,
         board: "ABC".into(),
     };
     assert_eq!(cards.first(), Some(&first));

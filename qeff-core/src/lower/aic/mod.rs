@@ -212,7 +212,7 @@ impl Aic<'_> {
     fn state_write(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
         let parts = node.outputs.len();
         let Some(positions) = node.operand(StateWrite::positions(parts)) else {
-            return Err(self.w.refuse(node, "only writes at positions are lowered"));
+            return self.fill(node, op);
         };
         let batch_index = node.operand(StateWrite::batch_index(parts)).map(|value| self.w.name(value));
         for (i, &output) in node.outputs.iter().enumerate() {
@@ -244,6 +244,40 @@ impl Aic<'_> {
             let padding = w.node("Less", &[rows, &zero], &[]);
             w.node("Where", &[&padding, &invalid, rows], &[])
         })
+    }
+
+    /// A state that is made anew where the guard holds, and stays as it is where not: the compiler knows the guard of each
+    /// specialization.
+    fn fill(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
+        let parts = node.outputs.len();
+        if node.operand(StateWrite::batch_index(parts)).is_some() {
+            return Err(self.w.refuse(node, "a state that is made as a whole has no slots"));
+        }
+        let guard = node.operand(StateWrite::guard(parts)).map(|guard| self.w.name(guard));
+        for (i, &output) in node.outputs.iter().enumerate() {
+            let part = self.w.name(operand(node, StateWrite::part(i)));
+            let new = operand(node, StateWrite::new_rows(i, parts));
+            let (heads, width) = (self.w.fixed(new, 2), self.w.width(new));
+            let new = self.heads_first(new);
+            let new = self.w.repeat_heads(&new, heads, op.repeat, width);
+            let rows = self.all_slots(&part);
+            match &guard {
+                Some(guard) => {
+                    let made = self.w.node("ScatterND", &[&part, &rows, &new], &[]);
+                    self.w.node_for(output, "", "Where", &[guard, &made, &part], &[]);
+                }
+                None => self.w.node_for(output, "", "ScatterND", &[&part, &rows, &new], &[]),
+            }
+        }
+        Ok(())
+    }
+
+    /// `[B, 1]`: the number of each slot of a state.
+    fn all_slots(&mut self, part: &str) -> String {
+        let (zero, one) = (self.w.int(0), self.w.int(1));
+        let slots = self.w.dim(part, 0);
+        let numbers = self.w.node("Range", &[&zero, &slots, &one], &[]);
+        self.w.unsqueeze(&numbers, &[1])
     }
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {

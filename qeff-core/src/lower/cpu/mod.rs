@@ -150,7 +150,7 @@ impl Cpu<'_> {
     fn state_write(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
         let parts = node.outputs.len();
         let Some(positions) = node.operand(StateWrite::positions(parts)) else {
-            return Err(self.w.refuse(node, "only writes at positions are lowered"));
+            return self.fill(node, op);
         };
         let batch_index = node.operand(StateWrite::batch_index(parts));
         for (i, &output) in node.outputs.iter().enumerate() {
@@ -168,6 +168,30 @@ impl Cpu<'_> {
             let index = self.write_index(&rows, batch_index, heads);
             let part = self.w.name(part);
             self.w.node_for(output, "", "ScatterND", &[&part, &index, &new], &[]);
+        }
+        Ok(())
+    }
+
+    /// A state that is made anew. Guards are gone: there is a program for each of their values.
+    fn fill(&mut self, node: &Node, op: &StateWrite) -> Result<(), LowerError> {
+        let parts = node.outputs.len();
+        if node.operand(StateWrite::guard(parts)).is_some() {
+            return Err(self.w.refuse(node, "it has a guard, which the pass `guards` resolves"));
+        }
+        if node.operand(StateWrite::batch_index(parts)).is_some() {
+            return Err(self.w.refuse(node, "a state that is made as a whole has no slots"));
+        }
+        for (i, &output) in node.outputs.iter().enumerate() {
+            let new = operand(node, StateWrite::new_rows(i, parts));
+            let (heads, width) = (self.w.fixed(new, 2), self.w.width(new));
+            let name = self.w.name(new);
+            if op.repeat == 1 {
+                self.w.node_for(output, "", "Transpose", &[&name], &[("perm", Attr::Ints(&[0, 2, 1, 3]))]);
+            } else {
+                let new = self.w.transpose(&name, &[0, 2, 1, 3]);
+                let new = self.w.repeat_heads(&new, heads, op.repeat, width);
+                self.w.bind(output, new);
+            }
         }
         Ok(())
     }

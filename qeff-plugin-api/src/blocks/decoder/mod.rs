@@ -4,24 +4,33 @@
 //! logits around the layers ([`Decoder::model`]), and the parts of a layer ([`Layer`]). What a layer *is*, each family
 //! writes itself, in the five lines of its paper:
 //!
-//! ```ignore
+//! ```
+//! # use qeff_plugin_api::blocks::{Attn, Bias, decoder::Layer};
+//! # use qeff_plugin_api::build::Value;
+//! # fn layer<'g>(l: Layer<'_, 'g>, h: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
 //! let x = l.norm("input_layernorm", h);
 //! let h = l.add(h, l.attend(l.heads(x, bias), how, bias));
 //! let x = l.norm("post_attention_layernorm", h);
 //! l.add(h, l.mlp(x, bias))
+//! # }
 //! ```
 //!
 //! So a norm more, a factor on the residual or another order of the parts is a line that stands in that family and in no
 //! other. This module has no switch for any of them.
 
 mod gguf;
+mod purpose;
+
+pub use purpose::Purpose;
+
+use purpose::Keys;
 
 use super::rope::RopeDefaults;
-use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, attention, embed, linear, lm, mlp, rotary};
+use super::{Activation, Attn, Bias, Linear, Norm, Rope, RopeConfig, embed, linear, lm, mlp, rotary};
 use crate::TensorIndex;
 use crate::build::{BuildError, GgufNames, GraphBuilder, Kv, Scope, Slot, Value};
 use crate::config::{Config, ConfigError};
-use crate::graph::{Embedding, Model, NormProduct, PositionLimit, Task};
+use crate::graph::{Embedding, Model, NormProduct, PositionLimit};
 
 /// Scope of the embedding, and of the head where the two are one.
 const EMBEDDING: &str = "model.embed_tokens";
@@ -29,6 +38,8 @@ const EMBEDDING: &str = "model.embed_tokens";
 /// The sizes of a decoder and its two ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoder {
+    /// What the model is for.
+    pub purpose: Purpose,
     /// Number of layers.
     pub layers: u64,
     /// Width between the layers.
@@ -111,6 +122,7 @@ impl Decoder {
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let layers = config.layers("num_hidden_layers")?;
         Ok(Decoder {
+            purpose: Purpose::read(config)?,
             layers,
             hidden,
             inner: config.count_or("intermediate_size", family.inner)?,
@@ -136,7 +148,8 @@ impl Decoder {
         Attn::causal((self.head_dim as f32).powf(-0.5))
     }
 
-    /// The language model whose layers are `layer`: from what the layer before put out to what the next one takes.
+    /// The model whose layers are `layer`: from what the layer before put out to what the next one takes. What it puts out
+    /// in the end follows from [`Decoder::purpose`].
     ///
     /// # Errors
     /// If the description does not fit the checkpoint.
@@ -165,11 +178,16 @@ impl Decoder {
         let of_layer = gguf::of_layer(self);
         let names = GgufNames { modules: gguf::MODULES, layers: "model.layers", of_layer: &of_layer };
         let g = GraphBuilder::new("main", tensors).base_prefix("model").gguf(&names);
-        let positions = (g.tokens(), g.positions());
-        walk(&Stack::open(self, g.root(), positions));
+        let ids = g.tokens();
+        match self.purpose {
+            Purpose::Generate => walk(&Stack::open(self, g.root(), (ids, g.positions()))),
+            Purpose::Embed | Purpose::Classify { .. } => {
+                walk(&Stack::of_texts(self, g.root(), (ids, g.attention_mask())))
+            }
+        }
         Ok(Model {
             architecture: architecture.to_owned(),
-            task: Task::CausalLm,
+            task: self.purpose.task(),
             positions: Some(PositionLimit { trained: self.rope.positions, hard: false }),
             // Old files carry the inverse frequencies that every reader computes anew.
             stale_tensors: vec![".rotary_emb.inv_freq".into()],
@@ -189,8 +207,10 @@ pub struct Stack<'c, 'g> {
     /// Their positions, `i64[B, S]`.
     pub positions: Value<'g>,
     rope: Rope<'g>,
-    /// The slot of each layer, of its own or borrowed.
-    slots: Vec<Slot<'g>>,
+    /// Where the keys of each layer are: in a slot, its own or a borrowed one, or in the call.
+    keys: Vec<Keys<'g>>,
+    /// Of whole texts, 1 for a token and 0 for padding, `i64[B, S]`.
+    mask: Option<Value<'g>>,
 }
 
 impl<'c, 'g> Stack<'c, 'g> {
@@ -206,7 +226,17 @@ impl<'c, 'g> Stack<'c, 'g> {
                 (Cache::Own(kv), _) => own(*kv),
             });
         }
-        Stack { decoder, root, ids, positions, rope: Rope::table(root.at("model"), &decoder.rope), slots }
+        let keys = slots.into_iter().map(Keys::Kept).collect();
+        let rope = Rope::table(root.at("model"), &decoder.rope);
+        Stack { decoder, root, ids, positions, rope, keys, mask: None }
+    }
+
+    /// The same over whole texts: nothing is kept, and `mask[B, S]` tells tokens from padding.
+    fn of_texts(decoder: &'c Decoder, root: Scope<'g>, (ids, mask): (Value<'g>, Value<'g>)) -> Self {
+        let rope = Rope::table(root.at("model"), &decoder.rope);
+        let keys = vec![Keys::OfCall(mask); decoder.caches.len()];
+        let positions = purpose::positions(root.at("model.positions"), mask);
+        Stack { decoder, root, ids, positions, rope, keys, mask: Some(mask) }
     }
 
     /// What the first layer takes.
@@ -217,13 +247,13 @@ impl<'c, 'g> Stack<'c, 'g> {
 
     /// The layers in order.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer<'c, 'g>> {
-        self.slots.iter().enumerate().map(|(index, &slot)| Layer {
+        self.keys.iter().enumerate().map(|(index, &keys)| Layer {
             index,
             decoder: self.decoder,
             scope: self.root.at("model").at(("layers", index as u64)),
             positions: self.positions,
             rope: self.rope,
-            slot,
+            keys,
         })
     }
 
@@ -237,9 +267,13 @@ impl<'c, 'g> Stack<'c, 'g> {
         lm::last(self.root.at("select"), h, self.positions)
     }
 
-    /// The way out: last norm, last position, head.
+    /// The way out: last norm, last position, head; of whole texts, what the decoder's purpose asks for.
     pub fn tail(&self, h: Value<'g>) {
-        lm::tail(self.root, h, self.positions, ("model.norm", self.decoder.norm), &self.decoder.head);
+        let norm = ("model.norm", self.decoder.norm);
+        match self.mask {
+            None => lm::tail(self.root, h, self.positions, norm, &self.decoder.head),
+            Some(mask) => self.decoder.purpose.finish(self.root, self.norm("norm", h), (self.ids, mask)),
+        }
     }
 
     /// The head alone, over the rows that are to be scored.
@@ -257,7 +291,7 @@ pub struct Layer<'c, 'g> {
     scope: Scope<'g>,
     positions: Value<'g>,
     rope: Rope<'g>,
-    slot: Slot<'g>,
+    keys: Keys<'g>,
 }
 
 /// What attention works on: queries, keys and values, `[B, S, heads, width]` each.
@@ -288,19 +322,19 @@ impl<'g> Layer<'_, 'g> {
         Heads { q: project("q_proj", heads), k: project("k_proj", kv_heads), v: project("v_proj", kv_heads) }
     }
 
-    /// Turns queries and keys by their positions, keeps keys and values, attends to all that is kept, and brings the
+    /// Turns queries and keys by their positions, keeps keys and values, attends to all that is there, and brings the
     /// answer back to the hidden width by `self_attn.o_proj`.
     pub fn attend(self, Heads { q, k, v }: Heads<'g>, how: Attn, bias: Bias) -> Value<'g> {
         let (a, positions) = (self.scope.at("self_attn"), self.positions);
         let (q, k) = (rotary(a, q, self.rope, positions), rotary(a, k, self.rope, positions));
-        self.slot.write(a, [k, v], positions);
-        self.answer(q, how, bias)
+        let o = self.keys.attend(a, Heads { q, k, v }, positions, how);
+        self.out(o, bias)
     }
 
     /// Keeps keys and values of tokens at `positions`, the keys turned by them.
     pub fn keep(self, k: Value<'g>, v: Value<'g>, positions: Value<'g>) {
         let a = self.scope.at("self_attn");
-        self.slot.write(a, [rotary(a, k, self.rope, positions), v], positions);
+        self.keys.keep(a, [rotary(a, k, self.rope, positions), v], positions);
     }
 
     /// The same layer over hidden states at other positions.
@@ -310,14 +344,14 @@ impl<'g> Layer<'_, 'g> {
 
     /// [`Self::attend`] for queries alone, over what is kept.
     pub fn look(self, q: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
-        self.answer(rotary(self.scope.at("self_attn"), q, self.rope, self.positions), how, bias)
+        let a = self.scope.at("self_attn");
+        let o = self.keys.look(a, rotary(a, q, self.rope, self.positions), self.positions, how);
+        self.out(o, bias)
     }
 
-    /// What turned queries find, back at the hidden width.
-    fn answer(self, q: Value<'g>, how: Attn, bias: Bias) -> Value<'g> {
-        let a = self.scope.at("self_attn");
-        let o = attention(a, q, self.slot, self.positions, how);
-        linear(a.at("o_proj"), o, &Linear::to(self.decoder.hidden).bias(bias))
+    /// What queries found, back at the hidden width.
+    fn out(self, o: Value<'g>, bias: Bias) -> Value<'g> {
+        linear(self.scope.at("self_attn.o_proj"), o, &Linear::to(self.decoder.hidden).bias(bias))
     }
 
     /// The gated feed-forward part `mlp`.

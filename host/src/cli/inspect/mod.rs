@@ -1,6 +1,10 @@
-//! `inspect`: what a checkpoint is, and how it is described and lowered.
+//! `inspect`: what a checkpoint is, and how it is described and lowered; or what a compiled program takes and gives.
 
-use anyhow::Result;
+mod qpc;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
 use qeff_core::weights::Facets;
@@ -16,8 +20,11 @@ use crate::prepare;
 /// Flags of `inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// A compiled program: programqpc.bin or its folder. No SDK and no card are needed.
+    #[arg(value_name = "QPC", conflicts_with_all = ["model", "plugin", "strict", "show"])]
+    qpc: Option<PathBuf>,
     #[command(flatten)]
-    model: ModelArgs,
+    model: Option<ModelArgs>,
     /// What to show.
     #[arg(long, value_enum, default_value_t = Show::Summary)]
     show: Show,
@@ -41,7 +48,11 @@ enum Show {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (checkpoint, described) = args.model.describe()?;
+    if let Some(qpc) = &args.qpc {
+        return qpc::run(qpc, args.json);
+    }
+    let model = args.model.as_ref().context("expected --model, or a compiled program")?;
+    let (checkpoint, described) = model.describe()?;
     if !args.json {
         talk::warnings(&described.warnings);
         talk::notes(&described.notes);

@@ -1,0 +1,264 @@
+//! What `embed`, `classify` and the tasks of `run` of the same names share: a model of whole texts, opened and made ready.
+
+pub(crate) mod classify;
+pub(crate) mod embed;
+mod source;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use qeff_core::lower::Target;
+use qeff_plugin_api::config::Config;
+use qeff_plugin_api::graph::{Embedding, Model, Op, Role};
+use serde_json::json;
+
+use super::engines::EngineArgs;
+use super::forms::{self, FormArgs};
+use super::{ModelArgs, talk};
+use crate::checkpoint::Checkpoint;
+use crate::describe::Described;
+use crate::encode::pooling::pooled;
+use crate::encode::ready::{self, CpuOptions};
+use crate::encode::{Encoded, Encoder, Work};
+use crate::plugins::Registry;
+use crate::text::{Framed, Pair, Tokenizer};
+
+pub(crate) use source::SourceArgs;
+
+/// Flags about how texts become tokens and calls.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TextArgs {
+    /// Cut texts that are too long, instead of refusing them.
+    #[arg(long)]
+    pub(crate) truncate: bool,
+    /// Most tokens of a text, special ones included [default: what the checkpoint says].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+}
+
+/// A text as it is given: words, or ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Given {
+    Text(Pair),
+    Ids(Vec<u32>),
+}
+
+impl Given {
+    /// The first text, for whoever reads the answer.
+    fn shown(&self) -> Option<&str> {
+        match self {
+            Given::Text(text) => Some(&text.first),
+            Given::Ids(_) => None,
+        }
+    }
+}
+
+/// What a task asks for beside texts.
+pub(crate) struct Request<'a> {
+    pub(crate) model: &'a ModelArgs,
+    pub(crate) engine: &'a EngineArgs,
+    pub(crate) forms: &'a FormArgs,
+    pub(crate) texts: &'a TextArgs,
+    /// Most texts in a call.
+    pub(crate) rows: Option<u32>,
+    /// Whether anything but errors and warnings is to be said.
+    pub(crate) quiet: bool,
+}
+
+/// A checkpoint whose model is known, not yet loaded.
+pub(crate) struct Opened {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) described: Described,
+    started: Instant,
+}
+
+impl Opened {
+    /// Opens a checkpoint as the model it names, or, with `base`, as the model below its head.
+    pub(crate) fn new(model: &ModelArgs, dir: &std::path::Path, base: bool, started: Instant) -> Result<Self> {
+        let registry = model.registry()?;
+        let mut checkpoint = Checkpoint::open_with(dir, registry.formats())?;
+        if base {
+            checkpoint.config = base_of(&checkpoint.config, &registry);
+        }
+        let described = model.describe_with(&checkpoint, &registry)?;
+        Ok(Opened { checkpoint, described, started })
+    }
+
+    /// Most tokens of a text: what was asked for, what the checkpoint's `longest` says, or its tokenizer and its positions.
+    fn longest(&self, args: &TextArgs, longest: Option<usize>, tokenizer: Option<&Tokenizer>) -> Result<usize> {
+        let limit = self.described.model.positions;
+        let positions = limit.and_then(|limit| usize::try_from(limit.trained).ok());
+        let hard = positions.filter(|_| limit.is_some_and(|limit| limit.hard));
+        if let Some(asked) = args.max_tokens.map(|n| n as usize) {
+            if let Some(hard) = hard.filter(|hard| asked > *hard) {
+                bail!("--max-tokens: expected at most {hard}, all positions that this model has; found {asked}");
+            }
+            return Ok(asked);
+        }
+        let said = longest.or_else(|| tokenizer.and_then(Tokenizer::longest));
+        let longest = [said, if said.is_some() { hard } else { positions }].into_iter().flatten().min();
+        longest.context("nothing says how long a text may be: give --max-tokens")
+    }
+
+    /// Loads the model and sends the texts through it.
+    pub(crate) fn encode(self, request: &Request<'_>, given: &[Given], longest: Option<usize>) -> Result<Answer> {
+        let Request { engine, texts, quiet, .. } = *request;
+        talk::warnings(&self.described.warnings);
+        if !quiet {
+            talk::notes(&self.described.notes);
+        }
+        let needs_words = given.iter().any(|given| matches!(given, Given::Text(_)));
+        let tokenizer = if needs_words { Some(self.checkpoint.tokenizer()?) } else { None };
+        let longest = self.longest(texts, longest, tokenizer.as_ref())?;
+        let framed = frame(given, tokenizer.as_ref(), longest, texts.truncate)?;
+        check_ids(&framed, &self.described.model)?;
+        let padding = padding(&self.checkpoint.config, tokenizer.as_ref())?;
+
+        let selected = engine.select()?;
+        if !quiet {
+            talk::say(&format!("engine: {}", selected.about));
+        }
+        let reach = framed.iter().map(|text| text.ids.len()).max().unwrap_or(1);
+        let options = CpuOptions {
+            engine: &*selected.engine,
+            longest: reach,
+            rows: request.rows.map(|n| n as usize),
+            padding,
+            forms: request.forms.forms(Target::Cpu)?,
+        };
+        let ready = ready::cpu(self.described.model, &self.checkpoint.weights, options)?;
+        ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
+        if !quiet {
+            forms::say(&ready.quantised);
+        }
+        let (loaded, called) = (self.started.elapsed(), Instant::now());
+        let mut encoder: Encoder = ready.encoder;
+        let bar = talk::count_bar("texts", framed.len() as u64);
+        let (encoded, work) = encoder.encode(&framed, &|count| bar.inc(count as u64))?;
+        bar.finish_and_clear();
+        let metrics = Metrics { engine: selected.engine.name(), loaded, took: called.elapsed(), work };
+        Ok(Answer { framed, encoded, metrics })
+    }
+}
+
+/// What a model made of texts.
+pub(crate) struct Answer {
+    pub(crate) framed: Vec<Framed>,
+    pub(crate) encoded: Vec<Encoded>,
+    pub(crate) metrics: Metrics,
+}
+
+/// How long it took.
+pub(crate) struct Metrics {
+    engine: &'static str,
+    loaded: Duration,
+    took: Duration,
+    work: Work,
+}
+
+impl Metrics {
+    fn per_second(&self, count: usize) -> f64 {
+        count as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+
+    /// Share of the calls' places that held no token.
+    fn padding(&self) -> f64 {
+        1.0 - self.work.tokens as f64 / (self.work.places as f64).max(1.0)
+    }
+
+    pub(crate) fn say(&self, texts: usize) {
+        talk::say(&format!(
+            "{texts} text{} of {} tokens in {} call{}, {:.1}% padding; loaded after {}, encoded in {}: {:.1} texts/s, {:.0} tok/s; \
+             peak memory {}",
+            if texts == 1 { "" } else { "s" },
+            self.work.tokens,
+            self.work.calls,
+            if self.work.calls == 1 { "" } else { "s" },
+            100.0 * self.padding(),
+            talk::seconds(self.loaded),
+            talk::seconds(self.took),
+            self.per_second(texts),
+            self.per_second(self.work.tokens),
+            talk::peak_memory().map_or("unknown".into(), talk::megabytes),
+        ));
+    }
+
+    pub(crate) fn json(&self, texts: usize) -> serde_json::Value {
+        json!({
+            "engine": self.engine,
+            "load_seconds": self.loaded.as_secs_f64(),
+            "encode_seconds": self.took.as_secs_f64(),
+            "texts": texts,
+            "tokens": self.work.tokens,
+            "calls": self.work.calls,
+            "padding": self.padding(),
+            "texts_per_second": self.per_second(texts),
+            "tokens_per_second": self.per_second(self.work.tokens),
+            "peak_memory_bytes": talk::peak_memory(),
+        })
+    }
+}
+
+/// The config under the architecture below its head, `…Model`, if a plugin knows that: what a vector is made of, whatever the
+/// checkpoint was trained for.
+fn base_of(config: &Config, registry: &Registry) -> Config {
+    let named = config.texts("architectures").unwrap_or_default();
+    let stem = named.first().and_then(|name| name.split_once("For")).map(|(stem, _)| format!("{stem}Model"));
+    let base = stem.map(|stem| config.with_architecture(&stem));
+    base.filter(|base| registry.architecture_for(base, None).is_ok()).unwrap_or_else(|| config.clone())
+}
+
+/// Pools the hidden states of a described model.
+pub(crate) fn pool(opened: &mut Opened, model: &ModelArgs, heads: &[String]) -> Result<()> {
+    let tensors = opened.checkpoint.weights.index();
+    opened.described.model = pooled(opened.described.model.clone(), heads, &model.registry()?, tensors)?;
+    Ok(())
+}
+
+/// Texts as ids, none of them too long.
+fn frame(given: &[Given], tokenizer: Option<&Tokenizer>, longest: usize, truncate: bool) -> Result<Vec<Framed>> {
+    let mut framed = Vec::with_capacity(given.len());
+    for (i, given) in given.iter().enumerate() {
+        let room = truncate.then_some(longest);
+        let text = match given {
+            Given::Text(text) => tokenizer.context("text needs a tokenizer")?.frame(text, room)?,
+            Given::Ids(ids) => {
+                let kept = &ids[..room.unwrap_or(ids.len()).min(ids.len())];
+                Framed { ids: kept.to_vec(), segments: vec![0; kept.len()], whole: ids.len() }
+            }
+        };
+        if text.ids.len() > longest {
+            bail!(
+                "text {i} has {} tokens; expected at most {longest}: shorten it, or cut it with --truncate",
+                text.ids.len()
+            );
+        }
+        if text.ids.is_empty() {
+            bail!("text {i} has no tokens: there is nothing to encode");
+        }
+        framed.push(text);
+    }
+    Ok(framed)
+}
+
+/// Refuses ids past the vocabulary, which an engine would read from some other row.
+fn check_ids(texts: &[Framed], model: &Model) -> Result<()> {
+    let program = model.programs.first().context("the model has no program")?;
+    let tokens = program.input(Role::Tokens).map(|input| input.value);
+    let tables = program.nodes().filter(|(_, node)| matches!(node.op, Op::Embedding(_)));
+    let mut tables = tables.filter(|(_, node)| node.operand(Embedding::IDS) == tokens);
+    let vocab = tables.find_map(|(_, node)| program.ty(node.operand(Embedding::TABLE)?).dims.first()?.fixed());
+    let Some(vocab) = vocab else { return Ok(()) };
+    for (i, text) in texts.iter().enumerate() {
+        if let Some(id) = text.ids.iter().find(|&&id| u64::from(id) >= vocab) {
+            bail!("text {i} has token id {id}; the model's vocabulary ends at {}", vocab - 1);
+        }
+    }
+    Ok(())
+}
+
+/// The id that fills a text up: the config's, the tokenizer's, or 0.
+fn padding(config: &Config, tokenizer: Option<&Tokenizer>) -> Result<u32> {
+    let said = config.opt_i64("pad_token_id")?.and_then(|id| u32::try_from(id).ok());
+    Ok(said.or_else(|| tokenizer.and_then(Tokenizer::pad_id)).unwrap_or(0))
+}

@@ -1,0 +1,221 @@
+//! What a Whisper checkpoint says of how text is made: generation_config.json, and config.json for what only stands there.
+//!
+//! A checkpoint without generation_config.json is one from before there were such files; its config.json has what is needed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde_json::Value as Json;
+
+use crate::checkpoint::{self, Checkpoint};
+
+/// Everything about ids and lengths that generation needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The token that every transcript begins with.
+    pub start: u32,
+    /// Tokens that end one.
+    pub eos: Vec<u32>,
+    /// Language tokens by code; none in a model of one language.
+    pub languages: BTreeMap<String, u32>,
+    /// Task tokens by name.
+    pub tasks: BTreeMap<String, u32>,
+    /// Whether the model knows several languages.
+    pub multilingual: bool,
+    /// The token that turns timestamps off; the tokens after it are timestamps, and the one before it says that nobody speaks.
+    pub no_timestamps: Option<u32>,
+    /// Never generated.
+    pub suppress: Vec<u32>,
+    /// Never generated first.
+    pub begin_suppress: Vec<u32>,
+    /// Tokens after the first that the checkpoint wants unless somebody says otherwise; `None` stands for a language that is to
+    /// be found out.
+    pub forced: Vec<Option<u32>>,
+    /// The language that the checkpoint wants, if it says so.
+    pub language: Option<String>,
+    /// The task that the checkpoint wants, if it says so.
+    pub task: Option<String>,
+    /// The token before what was said earlier.
+    pub previous: Option<u32>,
+    /// Latest timestamp that may come first, as a number of steps.
+    pub latest_start: Option<u32>,
+    /// Most tokens of a transcript, prompt included.
+    pub max_length: usize,
+    /// Positions of the decoder.
+    pub positions: usize,
+    /// Frames of features that the encoder takes.
+    pub frames: usize,
+    /// Mel bands of these.
+    pub mels: usize,
+    /// Size of the vocabulary.
+    pub vocab: usize,
+}
+
+/// Frames of features that become one position of the encoder.
+pub const STRIDE: usize = 2;
+
+impl Settings {
+    /// Reads the files of a checkpoint.
+    ///
+    /// # Errors
+    /// If one is malformed, or lacks what nothing can be done without.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Self> {
+        let text = checkpoint::read_json_text(&checkpoint.dir.join("generation_config.json"))?;
+        let config = checkpoint.config.to_text();
+        Self::read(&config, text.as_deref(), checkpoint.eos())
+            .with_context(|| format!("cannot tell from {} how text is generated", Path::new(&checkpoint.dir).display()))
+    }
+
+    fn read(config: &str, generation: Option<&str>, eos: &[u32]) -> Result<Self> {
+        let parse = |file, text| serde_json::from_str(text).with_context(|| format!("{file} is not JSON"));
+        let config = Fields { file: "config.json", json: parse("config.json", config)? };
+        let generation = match generation {
+            Some(text) => Fields { file: "generation_config.json", json: parse("generation_config.json", text)? },
+            None => config.clone(),
+        };
+        let positions = config.size("max_target_positions")?.unwrap_or(448);
+        let vocab = config.size("vocab_size")?.unwrap_or(51_865);
+        let start = match generation.id("decoder_start_token_id")? {
+            Some(id) => Some(id),
+            None => config.id("decoder_start_token_id")?,
+        };
+        let forced = match generation.forced()? {
+            Some(forced) => forced,
+            None => config.forced()?.unwrap_or_default(),
+        };
+        let suppress = generation.ids("suppress_tokens")?;
+        // What transformers takes where the file does not say: the last but one of the suppressed tokens.
+        let previous = match generation.id("prev_sot_token_id")? {
+            Some(id) => Some(id),
+            None => suppress.len().checked_sub(2).map(|i| suppress[i]),
+        };
+        let settings = Settings {
+            start: start.with_context(|| {
+                anyhow!("generation_config.json: `decoder_start_token_id`: expected a token id, found nothing")
+            })?,
+            eos: eos.to_vec(),
+            languages: generation.tokens("lang_to_id")?,
+            tasks: generation.tokens("task_to_id")?,
+            multilingual: generation.flag("is_multilingual")?.unwrap_or(true),
+            no_timestamps: generation.id("no_timestamps_token_id")?,
+            suppress,
+            begin_suppress: generation.ids("begin_suppress_tokens")?,
+            forced,
+            language: generation.text("language")?,
+            task: generation.text("task")?,
+            previous,
+            latest_start: generation.id("max_initial_timestamp_index")?,
+            max_length: generation.size("max_length")?.unwrap_or(positions).min(positions),
+            positions,
+            frames: config.size("max_source_positions")?.unwrap_or(1_500).saturating_mul(STRIDE),
+            mels: config.size("num_mel_bins")?.unwrap_or(80),
+            vocab,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Refuses ids past the vocabulary: they would be written into a prompt.
+    fn check(&self) -> Result<()> {
+        let named = self.languages.iter().chain(&self.tasks).map(|(name, &id)| (name.as_str(), id));
+        let others = [("decoder_start_token_id", Some(self.start)), ("no_timestamps_token_id", self.no_timestamps)];
+        let others = others.into_iter().filter_map(|(name, id)| Some((name, id?)));
+        let forced = self.forced.iter().flatten().map(|&id| ("forced_decoder_ids", id));
+        match named.chain(others).chain(forced).find(|&(_, id)| id as usize >= self.vocab) {
+            Some((name, id)) => bail!(
+                "generation_config.json: `{name}`: expected a token id below {}, the size of the vocabulary; found {id}",
+                self.vocab
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// The first timestamp token; past every token if the model has none.
+    pub fn first_timestamp(&self) -> u32 {
+        self.no_timestamps.map_or(u32::MAX, |id| id.saturating_add(1))
+    }
+
+    /// Whether a token is no timestamp.
+    pub fn is_text(&self, id: u32) -> bool {
+        id < self.first_timestamp()
+    }
+
+    /// The token that says that nobody speaks.
+    pub fn no_speech(&self) -> Option<u32> {
+        self.no_timestamps.and_then(|id| id.checked_sub(1))
+    }
+}
+
+/// The fields of a JSON file.
+#[derive(Clone)]
+struct Fields {
+    file: &'static str,
+    json: Json,
+}
+
+impl Fields {
+    fn get<T>(&self, key: &str, expected: &str, read: impl Fn(&Json) -> Option<T>) -> Result<Option<T>> {
+        match self.json.get(key) {
+            None | Some(Json::Null) => Ok(None),
+            Some(value) => read(value).map(Some).ok_or_else(|| {
+                let found: String = value.to_string().chars().take(80).collect();
+                anyhow!("{}: `{key}`: expected {expected}, found {found}", self.file)
+            }),
+        }
+    }
+
+    fn id(&self, key: &str) -> Result<Option<u32>> {
+        self.get(key, "a token id", as_id)
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>> {
+        let size = |value: &Json| value.as_u64().filter(|size| (1..=1 << 24).contains(size)).map(|size| size as usize);
+        self.get(key, "a whole number of 1 or more", size)
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.get(key, "true or false", Json::as_bool)
+    }
+
+    fn text(&self, key: &str) -> Result<Option<String>> {
+        self.get(key, "a text", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// Token ids; negative ones, which stand for nothing, are left out.
+    fn ids(&self, key: &str) -> Result<Vec<u32>> {
+        let ids = |value: &Json| {
+            let numbers: Option<Vec<i64>> = value.as_array()?.iter().map(Json::as_i64).collect();
+            Some(numbers?.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
+        };
+        Ok(self.get(key, "a list of token ids", ids)?.unwrap_or_default())
+    }
+
+    /// Token ids by name; `<|en|>` is `en`.
+    fn tokens(&self, key: &str) -> Result<BTreeMap<String, u32>> {
+        let plain = |name: &String| name.trim_start_matches("<|").trim_end_matches("|>").to_owned();
+        let tokens =
+            |value: &Json| value.as_object()?.iter().map(|(name, id)| Some((plain(name), as_id(id)?))).collect();
+        Ok(self.get(key, "token ids by name", tokens)?.unwrap_or_default())
+    }
+
+    /// `forced_decoder_ids`: pairs of a position, from 1 on without a gap, and an id or null.
+    fn forced(&self) -> Result<Option<Vec<Option<u32>>>> {
+        let expected = "pairs of a position and a token id, the positions 1, 2, … in order";
+        self.get("forced_decoder_ids", expected, |value| {
+            let mut ids = vec![];
+            for pair in value.as_array()? {
+                let [position, id] = pair.as_array()?.as_slice() else { return None };
+                if position.as_u64()? != ids.len() as u64 + 1 {
+                    return None;
+                }
+                ids.push(if id.is_null() { None } else { Some(as_id(id)?) });
+            }
+            Some(ids)
+        })
+    }
+}
+
+fn as_id(value: &Json) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
+}

@@ -1,0 +1,121 @@
+//! Every architecture, from the checkpoint to tokens: compiled, loaded, prompts in chunks, states that stay on the card.
+
+use qeff::cards::{of, several};
+use qeff::{cases, fixture};
+use serde_json::Value as Json;
+
+use crate::{ask, cards, check, run};
+
+/// How a program may be compiled and called; all give the same tokens.
+const WAYS: [&str; 5] = [
+    "--device-group [0] --ctx-len 48 --prompt-len 32",
+    // Chunks that do not divide prompts, a context that chunks do not divide.
+    "--device-group 1 --ctx-len 43 --prompt-len 5 --batch-size 2",
+    "--prompt-len 1 --ctx-len 48 --batch-size 3",
+    // Slots that are filled again while others run.
+    "--full-batch-size 2 --prompt-len 4 --ctx-len 48",
+    "--full-batch-size 3 --prompt-len 1 --ctx-len 48",
+];
+
+fn answers_are_the_references(name: &str, ways: &[&str]) {
+    let cards = cards(&several(2));
+    let all = cases(&fixture(name)).expect("a fixture");
+    for way in ways {
+        // More prompts than slots.
+        let outcome = ask(run(name, &cards), &all).words(way).succeeds();
+        check(&format!("{name} {way}"), &all, &outcome);
+        let calls = cards.clean_calls();
+        assert_eq!(of(&calls, "qaicLoadProgram").len(), 1, "{name} {way}: one load for all prompts");
+        for run in of(&calls, "run") {
+            let skipped = run["skipped"].as_array().map_or(0, Vec::len);
+            assert!(skipped > 0, "{name} {way}: states stay on the card: {run}");
+        }
+    }
+}
+
+#[test]
+fn llama_in_every_way() {
+    answers_are_the_references("llama/base", &WAYS);
+}
+
+#[test]
+fn gpt2_in_every_way() {
+    answers_are_the_references("gpt2/base", &WAYS);
+}
+
+#[test]
+fn gpt_oss_in_every_way() {
+    answers_are_the_references("gpt_oss/base", &WAYS);
+}
+
+#[test]
+fn every_family() {
+    for name in ["mistral/base", "qwen2/base", "qwen3/base", "granite/base"] {
+        answers_are_the_references(name, &[WAYS[1], WAYS[3]]);
+    }
+}
+
+#[test]
+fn windows_and_odd_shapes() {
+    for name in ["mistral/sliding", "mistral/head-dim", "qwen2/sliding", "llama/one-kv-head", "llama/odd-vocab"] {
+        answers_are_the_references(name, &[WAYS[1], WAYS[3]]);
+    }
+    for name in ["gpt_oss/one-kv-head", "gpt_oss/no-bias", "llama/tied", "llama/sharded", "qwen3/one-kv-head"] {
+        answers_are_the_references(name, &[WAYS[3]]);
+    }
+}
+
+#[test]
+fn quantised_weights() {
+    for name in ["quantised/gptq", "quantised/awq", "quantised/mxfp4", "quantised/ct-int8", "quantised/fp8-block"] {
+        answers_are_the_references(name, &[WAYS[1]]);
+    }
+}
+
+#[test]
+fn several_cards() {
+    let name = "llama/base";
+    let all = cases(&fixture(name)).expect("a fixture");
+    let sdk = cards(&several(16));
+    for group in ["0,1", "3,1,2,0", "4,5,6,7,8,9,10,11", "15,14,13,12,11,10,9,8,7,6,5,4,3,2,1,0"] {
+        let way = format!("--device-group {group} --full-batch-size 2 --prompt-len 4 --ctx-len 48");
+        let outcome = ask(run(name, &sdk), &all).words(&way).succeeds();
+        check(&way, &all, &outcome);
+        let calls = sdk.clean_calls();
+        // What the header says of `devMapping` was right: the library read the cards back in their order.
+        let wanted: Vec<i64> = group.split(',').map(|id| id.parse().expect("a card")).collect();
+        let runs = of(&calls, "run");
+        assert!(runs.iter().all(|run| run["cards"] == Json::from(wanted.clone())), "{}", runs[0]);
+    }
+    let outcome = ask(run(name, &sdk), &all).words("--num-devices 4 --ctx-len 48").succeeds();
+    check("cards that are chosen", &all, &outcome);
+    let calls = sdk.clean_calls();
+    assert_eq!(of(&calls, "run")[0]["cards"], Json::from(vec![0, 1, 2, 3]), "of one board");
+}
+
+#[test]
+fn prompts_are_read_while_others_run() {
+    let name = "llama/base";
+    let sdk = cards(&several(1));
+    let command = run(name, &sdk).words("--json --ignore-eos --full-batch-size 2 --prompt-len 2 --ctx-len 24");
+    // What the context leaves is answered, so the second ends first, and the third is read beside the first.
+    let (short, long) = ("1,2,3,4,5,6", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16");
+    let outcome = command.args(["--prompt-ids", short, "--prompt-ids", long, "--prompt-ids", short]).succeeds();
+    let json = outcome.json();
+    assert_eq!(json["outputs"][0]["generated_ids"], json["outputs"][2]["generated_ids"]);
+    // Between two calls that were handed over there was no wait: both were in progress.
+    let calls = sdk.clean_calls();
+    let names: Vec<&str> = calls.iter().filter_map(|call| call["call"].as_str()).collect();
+    let data = names.iter().filter(|name| name.starts_with("qaicEnqueue") || name.starts_with("qaicExecObjWait"));
+    let data: Vec<_> = data.collect();
+    assert!(data.windows(2).any(|pair| pair[0].starts_with("qaicEnqueue") && pair[0] == pair[1]), "{names:?}");
+}
+
+#[test]
+fn text_streams_as_on_the_cpu() {
+    let sdk = cards(&several(1));
+    let words = "--prompt hello --max-new-tokens 5 --ctx-len 64";
+    let on_cards = run("llama/base", &sdk).words(words).succeeds();
+    let on_cpu = crate::qeff("run", &sdk).model(&fixture("llama/base")).words(words).succeeds();
+    assert_eq!(on_cards.stdout, on_cpu.stdout);
+}
