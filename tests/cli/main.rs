@@ -14,6 +14,7 @@ mod linked;
 mod machine;
 mod prompts;
 mod quantised;
+mod speech;
 mod text;
 mod weights;
 

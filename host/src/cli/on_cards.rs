@@ -119,18 +119,25 @@ pub(crate) struct Compiled {
     pub(crate) quantised: Quantised,
 }
 
-/// Compiles what a request with these prompts needs, or finds it.
-pub(crate) fn prepare(
+/// Programs that were compiled, in the order of the model's.
+pub(crate) struct Programs {
+    /// Folders of their QPCs.
+    pub(crate) qpcs: Vec<PathBuf>,
+    /// Where they are to run.
+    pub(crate) place: Place,
+    /// What became of weights that are stored quantised.
+    pub(crate) quantised: Quantised,
+}
+
+/// Compiles a model for these sizes, or finds what was compiled.
+pub(crate) fn compile(
     cards: &CardArgs,
     device: &DeviceArgs,
     forms: WeightForms,
     shape: Shape,
     mut described: Described,
     checkpoint: &Checkpoint,
-    prompts: &[Vec<u32>],
-) -> Result<Compiled> {
-    let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
-    check_fit(prompts, context)?;
+) -> Result<Programs> {
     let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
     let found: Found = cards.find()?;
     let options = cards.options(shape, &found.cards, &[])?;
@@ -141,12 +148,27 @@ pub(crate) fn prepare(
     let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
     let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
     let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
-    let qpcs: Vec<PathBuf> =
-        jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
+    let qpcs = jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
+    Ok(Programs { qpcs, place, quantised: prepared.quantised() })
+}
+
+/// Compiles what a request with these prompts needs, or finds it.
+pub(crate) fn prepare(
+    cards: &CardArgs,
+    device: &DeviceArgs,
+    forms: WeightForms,
+    shape: Shape,
+    described: Described,
+    checkpoint: &Checkpoint,
+    prompts: &[Vec<u32>],
+) -> Result<Compiled> {
+    let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
+    check_fit(prompts, context)?;
+    let Programs { qpcs, place, quantised } = compile(cards, device, forms, shape, described, checkpoint)?;
     let [qpc] = qpcs.as_slice() else {
         bail!("the model has {} programs; generating text on cards takes one", qpcs.len());
     };
-    Ok(Compiled { qpc: qpc.clone(), place, context, quantised: prepared.quantised() })
+    Ok(Compiled { qpc: qpc.clone(), place, context, quantised })
 }
 
 fn check_fit(prompts: &[Vec<u32>], context: usize) -> Result<()> {

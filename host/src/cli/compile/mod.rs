@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     let shape = args.shape.shape()?;
     let Found { toolchain, cards } = args.cards.find()?;
-    let options = args.cards.options(shape, &cards, &args.pass_through)?;
+    let mut options = args.cards.options(shape, &cards, &args.pass_through)?;
     let stores = stores(args.compile_dir.as_deref())?;
     let shown = args.dry_run || args.explain;
     // A dry run leaves no trace, and does not read a large checkpoint for the sake of a folder's name.
@@ -99,6 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             (checkpoint, described) = open(path, args)?;
             (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
             facets = forms.facets(&quantised);
+            options.shape = options.shape.fitted(&described.model);
             prepared = prepare_for_cards(described, &facets, &options.shape)?;
             Source::of_model(&prepared, &facets, &checkpoint.weights)?
         }
