@@ -16,6 +16,7 @@ mod linked;
 mod machine;
 mod prompts;
 mod quantised;
+mod speech;
 mod text;
 mod vlm;
 mod weights;

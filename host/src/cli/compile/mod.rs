@@ -115,6 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
             facets = forms.facets(&quantised);
+            options.shape = options.shape.fitted(&described.model);
             prepared = prepare_for_cards(described, &facets, &options.shape)?;
             let mut programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
             let named = prepared.model.programs.iter().map(|program| program.name.as_str());

@@ -242,6 +242,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
+        TaskArg::Generate if !args.speech.audio.is_empty() => {
+            bail!("--audio is for models that listen, and this one continues text: leave it out")
+        }
         TaskArg::Generate => generate::run(opened),
         TaskArg::Ctc => speech::ctc(opened),
         TaskArg::Transcribe => speech::transcribe(opened),
