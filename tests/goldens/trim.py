@@ -56,6 +56,29 @@ def trimmed(case: str, recording: dict) -> dict:
     }
 
 
+PROGRAMS = ["llava+dual", "llava+single", "llava_next+dual"]
+PARTS = ["image_size", "patch_size", "image_token_index", "image_grid_pinpoints", "vision_feature_layer",
+         "vision_feature_select_strategy", "projector_hidden_act", "multimodal_projector_bias", "layer_norm_eps", "num_channels"]
+
+
+def of_programs(case: str, recording: dict) -> dict:
+    """Of models with several programs, what can be seen from outside."""
+    config = recording["models"][0]["hashed_export_params"]["config"]
+    kept = lambda values: {
+        key: kept(value) if key in ("text_config", "vision_config") else value
+        for key, value in values.items() if key in CONFIG + PARTS + ["text_config", "vision_config"]
+    }
+    return {
+        "case": case,
+        "config": kept(config),
+        "programs": [
+            {key: model[key] for key in ("ir_version", "opset_import", "inputs", "outputs")}
+            | {"custom_ops": sorted(call["op"] for call in model["custom_op_calls"])}
+            for model in recording["models"]
+        ],
+    }
+
+
 def quantised(model: dict, config: dict) -> dict:
     """The length of blocks, and the operands that hold them: name, element type and dimensions."""
     if "quantization_config" not in config:
@@ -83,6 +106,9 @@ def main() -> None:
         text = written(golden) + "\n"
         assert json.loads(text) == golden
         (here / f"{case}.json").write_text(text)
+    for case in PROGRAMS:
+        golden = of_programs(case, json.loads((source / f"{case}.json").read_text()))
+        (here / "programs" / f"{case}.json").write_text(written(golden) + "\n")
 
 
 main()

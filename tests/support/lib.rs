@@ -6,8 +6,6 @@ mod golden_speech;
 pub mod cards;
 pub mod command;
 pub mod scratch;
-pub mod sdk;
-pub mod standin;
 
 use std::path::{Path, PathBuf};
 

@@ -29,8 +29,8 @@ pub struct Program {
     pub weights: Weights,
     /// Symbols that are lengths of rolling buffers, with the window that attention looks through.
     pub windows: BTreeMap<String, u64>,
-    /// Symbols that are lengths of states that are made as a whole, with the length they are made in.
-    pub fills: BTreeMap<String, u64>,
+    /// Numbers of symbols that follow from what the program is made for, where nobody says otherwise.
+    pub symbols: BTreeMap<String, u64>,
 }
 
 impl Program {
@@ -50,7 +50,7 @@ impl Program {
             functions: lowered.functions.clone(),
             weights,
             windows: windows(program),
-            fills: fills(program),
+            symbols: fills(program),
         })
     }
 
@@ -107,8 +107,9 @@ impl Program {
             }
         }
         let stem = path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
-        let (windows, fills) = (BTreeMap::new(), BTreeMap::new());
-        Ok((Program { stem, interface, graph, functions: model.functions, weights, windows, fills }, files))
+        let windows = BTreeMap::new();
+        let symbols = BTreeMap::new();
+        Ok((Program { stem, interface, graph, functions: model.functions, weights, windows, symbols }, files))
     }
 }
 

@@ -99,6 +99,9 @@ pub(super) fn of(program: &Program, shape: &Shape) -> Result<Vec<Specialization>
                 bail!("--symbol {symbol}={n}: this number has a flag of its own, which says {set}; use that");
             }
         }
+        for (symbol, &n) in &program.symbols {
+            specialization.symbols.entry(symbol.clone()).or_insert(n);
+        }
         for (symbol, window) in &program.windows {
             let ctx_len = specialization.symbols.get("ctx_len").copied().unwrap_or(MOST);
             specialization.symbols.entry(symbol.clone()).or_insert_with(|| rolling_length(*window, widest, ctx_len));
@@ -330,7 +333,7 @@ impl Decoder<'_> {
 // --- everything else
 
 fn encoder_decoder(program: &Program, shape: &Shape) -> Result<Vec<Specialization>> {
-    let made = program.fills.get("encoder_ctx_len").copied();
+    let made = program.symbols.get("encoder_ctx_len").copied();
     let frames = shape.encoder_ctx_len.or(made).unwrap_or(1500);
     if let Some(made) = made.filter(|&made| made != frames) {
         bail!(

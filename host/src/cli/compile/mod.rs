@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
-use qeff_core::passes::Features;
+use qeff_core::passes::{self, Features};
 use qeff_core::weights::Facets;
 use serde_json::json;
 
 use self::args::{CardArgs, Found, ShapeArgs, stores};
 use super::forms::FormArgs;
-use super::{ModelArgs, talk};
+use super::{ModelArgs, talk, texts};
 use crate::artifacts::{Artifact, Digests, Waiting};
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Options, Program, Shape};
@@ -22,6 +22,7 @@ use crate::describe::Described;
 use crate::forms::WeightForms;
 use crate::prepare::{self, Prepared};
 use crate::qpc::{Job, Making, Source, Stores, Watch};
+use crate::vision::{Size, sizes};
 
 /// Flags of `compile`.
 #[derive(Debug, clap::Args)]
@@ -44,10 +45,20 @@ pub(crate) struct Args {
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long, conflicts_with = "onnx_path")]
     strict: bool,
+    /// Of a text encoder, one vector a text: mean, max, cls, last or another head, as for `embed`.
+    #[arg(long, value_name = "HEAD", conflicts_with = "onnx_path")]
+    pooling: Option<String>,
     #[command(flatten)]
     forms: FormArgs,
     #[command(flatten)]
     shape: ShapeArgs,
+    /// Height and width of the images that a model of any resolution is to see; repeat the flag for several, each of which
+    /// gets a vision program of its own [default: 1109x1610].
+    #[arg(long, value_name = "HxW", conflicts_with = "onnx_path", help_heading = "Sizes")]
+    image_size: Vec<Size>,
+    /// One program that looks at images with every call, instead of a vision and a language program.
+    #[arg(long, conflicts_with = "onnx_path", help_heading = "Sizes")]
+    single_qpc: bool,
     #[command(flatten)]
     cards: CardArgs,
     /// Folder for the compiled program, instead of the cache.
@@ -97,11 +108,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, Some(path)) => {
             let mut described;
             (checkpoint, described) = open(path, args)?;
+            let seen = sizes::fix(&mut described.model, &checkpoint, &args.image_size)?;
+            sizes::shape(&mut options.shape, &seen);
+            if args.single_qpc {
+                passes::join(&mut described.model)?;
+            }
             (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
             facets = forms.facets(&quantised);
             options.shape = options.shape.fitted(&described.model);
             prepared = prepare_for_cards(described, &facets, &options.shape)?;
-            Source::of_model(&prepared, &facets, &checkpoint.weights)?
+            let mut programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
+            let named = prepared.model.programs.iter().map(|program| program.name.as_str());
+            let mut named: Vec<_> = named.zip(programs.iter_mut().map(|(program, _)| program)).collect();
+            sizes::number(&mut named, &seen);
+            programs
         }
         (None, None) => bail!("expected --model or --onnx-path"),
     };
@@ -149,7 +169,7 @@ fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> 
         rewrite: args.rewrite.clone(),
         strict: args.strict,
     };
-    let (checkpoint, described) = model.describe()?;
+    let (checkpoint, described) = texts::described(&model, args.pooling.as_deref())?;
     talk::warnings(&described.warnings);
     if !args.json {
         talk::notes(&described.notes);

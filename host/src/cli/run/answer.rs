@@ -84,7 +84,7 @@ pub(crate) fn encode(
 }
 
 /// The tokenizer of a run by ids, which is worth a warning if it is malformed, not an error: nothing has to be encoded.
-fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
+pub(super) fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
     checkpoint.opt_tokenizer().unwrap_or_else(|error| {
         talk::warn(&format!("there will be ids and no text: {error}"));
         None
@@ -139,7 +139,8 @@ pub(crate) fn answer(wishes: Wishes<'_>, requests: &[Request], ready: Ready<'_>)
     }
     match failures.into_iter().reduce(|first, _| first) {
         None => Ok(()),
-        Some(Failure { requests: failed, error }) => {
+        Some(Failure { requests: mut failed, error }) => {
+            failed.sort_unstable();
             let failed: Vec<_> = failed.iter().map(usize::to_string).collect();
             let which = format!("prompt{} {}", if failed.len() == 1 { "" } else { "s" }, failed.join(", "));
             Err(anyhow::Error::new(error).context(format!("{which}: not answered to the end")))

@@ -75,14 +75,11 @@ impl Executor {
         if *on_cards {
             let forms = args.forms.forms(Target::Aic)?;
             let described = described.clone();
-            let made = on_cards::compile(&args.cards, &args.device, forms, shape, described, checkpoint)?;
-            let [qpc] = made.qpcs.as_slice() else {
-                bail!("the model has {} programs; listening takes one", made.qpcs.len());
-            };
+            let made = on_cards::one(&args.cards, &args.device, forms, shape, described, checkpoint)?;
             if !args.json {
                 forms::say(&made.quantised);
             }
-            return Ok(Executor::Card(on_cards::open_program(qpc, &made.place, 1)?));
+            return Ok(Executor::Card(on_cards::open_program(&made.qpc, &made.place, 1)?));
         }
         let forms = args.forms.forms(Target::Cpu)?;
         let selected = args.engine.select()?;
