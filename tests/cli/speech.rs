@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use qeff::cards::Cards;
 use qeff::command::Command;
-use qeff::standin::Standin;
 use qeff::{fixture, tensor_rows};
 use qeff_standin::SimConfig;
 use serde_json::Value as Json;
@@ -160,16 +160,16 @@ fn a_checkpoint_without_a_preprocessor_is_refused() {
 /// Largest difference of logits on a card, whose programs compute in f16, relative to the largest.
 const F16: f32 = 2e-2;
 
-fn standin() -> Standin {
-    Standin::new(env!("CARGO_BIN_EXE_qeff-standin-under-test"), &SimConfig::default())
+fn cards() -> Cards {
+    Cards::new(env!("CARGO_BIN_EXE_qeff-standin-under-test"), &SimConfig::default())
 }
 
 #[test]
 fn a_transcript_on_a_card() {
-    let (name, standin) = ("whisper/base", standin());
+    let (name, cards) = ("whisper/base", cards());
     let json = listen("run", name)
-        .path("--sdk", standin.root(), "SDK")
-        .home(&standin.home())
+        .path("--sdk", cards.root(), "SDK")
+        .home(&cards.home())
         .words("--device-group [0] --json --logits --language en --max-new-tokens 12 --ignore-eos")
         .succeeds()
         .json();
@@ -189,10 +189,10 @@ fn a_transcript_on_a_card() {
 
 #[test]
 fn labels_on_a_card() {
-    let (name, standin) = ("wav2vec2/base", standin());
+    let (name, cards) = ("wav2vec2/base", cards());
     let output = listen("run", name)
-        .path("--sdk", standin.root(), "SDK")
-        .home(&standin.home())
+        .path("--sdk", cards.root(), "SDK")
+        .home(&cards.home())
         .words("--device-group [0] --json")
         .succeeds()
         .json()["outputs"][0]

@@ -19,7 +19,7 @@ use crate::speech::cpu::CpuDecoder;
 use crate::speech::ctc::{self, Frames, Labeller, Spelling};
 use crate::speech::listen::{PassOptions, pass};
 use crate::speech::prompt::{Prompt, Wish, likeliest_language};
-use crate::speech::transcribe::{check_windows, features};
+use crate::speech::transcribe::check_windows;
 use crate::speech::{Decoder, Settings};
 
 /// Flags of tasks that listen.
@@ -201,7 +201,7 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
                 waveform.seconds()
             ));
         }
-        decoder.listen(&features(&extractor, &waveform).window(0, settings.frames))?;
+        decoder.listen(&extractor.first_window(&waveform.samples))?;
         let language = match prompt.asks_for_language() {
             true => likeliest_language(&settings, decoder.step(&[settings.start], 0)?.row(0)),
             false => None,
