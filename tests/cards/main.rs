@@ -8,6 +8,7 @@ mod devices;
 mod execute;
 mod faults;
 mod images;
+mod texts;
 
 use qeff::cards::Cards;
 use qeff::command::{Command, Outcome};

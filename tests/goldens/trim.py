@@ -12,7 +12,7 @@ from pathlib import Path
 CASES = [
     "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-gqa+ccl", "llama-tied",
     "llama-rope3", "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
-    "llama-gqa+fp16", "llama-swiftkv",
+    "llama-gqa+fp16", "llama-swiftkv", "whisper", "wav2vec2",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
 CONFIG = [
@@ -24,6 +24,10 @@ CONFIG = [
     "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "activation_function",
     "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention",
     "num_local_experts", "num_experts_per_tok", "num_key_value_layers", "key_value_group_size", "swiftkv",
+    "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim",
+    "num_mel_bins", "max_source_positions", "max_target_positions", "scale_embedding",
+    "conv_dim", "conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_extract_activation", "num_feat_extract_layers",
+    "num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "do_stable_layer_norm", "layer_norm_eps", "add_adapter", "adapter_attn_dim",
 ]
 
 

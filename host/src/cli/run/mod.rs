@@ -24,7 +24,7 @@ use super::on_cards::DeviceArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::texts::classify::PairArgs;
 use super::texts::embed::VectorArgs;
-use super::texts::{self, Given, TextArgs};
+use super::texts::{self, Cards, Given, TextArgs};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
@@ -242,6 +242,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
+        TaskArg::Generate if !args.speech.audio.is_empty() => {
+            bail!("--audio is for models that listen, and this one continues text: leave it out")
+        }
         TaskArg::Generate => generate::run(opened),
         TaskArg::Ctc => speech::ctc(opened),
         TaskArg::Transcribe => speech::transcribe(opened),
@@ -256,11 +259,6 @@ fn whole_text(args: &Args, task: TaskArg, started: Instant) -> Result<()> {
         Prompt::Text(text) => Given::Text(text.as_str().into()),
         Prompt::Ids(ids) => Given::Ids(ids),
     });
-    if args.cards.first_given().is_some() {
-        bail!(
-            "tasks embed and classify of `run` are on the CPU; `compile --seq-len 32,64,128` compiles their model for AI 100"
-        );
-    }
     let WholeTextArgs { vectors, pairs, texts } = &args.whole;
     let request = texts::Request {
         model: &args.model,
@@ -268,6 +266,7 @@ fn whole_text(args: &Args, task: TaskArg, started: Instant) -> Result<()> {
         forms: &args.forms,
         texts,
         rows: args.batch_size,
+        cards: Cards::named(&args.cards, &args.device)?,
         quiet: args.json,
     };
     match task {
