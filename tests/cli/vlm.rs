@@ -77,9 +77,11 @@ fn prompts_share_images_or_have_their_own() {
         outputs["outputs"].as_array().expect("outputs").clone()
     };
     let alone = |text: &str, file: &str| ask(&[text], &[file])[0]["generated_ids"].clone();
-    let shared = ask(&["a <image>", "b"], &["rgb.png"]);
+    let shared = ask(&["a <image>", "b <image>"], &["rgb.png"]);
     assert_eq!(shared[0]["generated_ids"], alone("a <image>", "rgb.png"));
-    assert_eq!(shared[1]["generated_ids"], alone("<image>b", "rgb.png"));
+    assert_eq!(shared[1]["generated_ids"], alone("b <image>", "rgb.png"));
+    let all = ask(&["a", "b"], &["rgb.png", "tall.png"]);
+    assert_eq!(all[1]["generated_ids"], ask(&["<image><image>b"], &["rgb.png", "tall.png"])[0]["generated_ids"]);
     let own = ask(&["a <image>", "b <image>"], &["rgb.png", "wide.png"]);
     assert_eq!(own[0]["generated_ids"], alone("a <image>", "rgb.png"));
     assert_eq!(own[1]["generated_ids"], alone("b <image>", "wide.png"));

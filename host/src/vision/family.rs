@@ -85,7 +85,7 @@ impl Family {
         {
             let file = dir.join("preprocessor_config.json");
             let expected = format!("{side}, the `image_size` of config.json's `vision_config`");
-            return Err(VisionError::field(&file, "crop_size or size", expected, tile).into());
+            return Err(VisionError::field(&file, "crop_size", expected, tile).into());
         }
         let rows = match (&processor.cut, program.input(Role::Packing)) {
             (Cut::AnyResolution { grids, tile, .. }, Some(_)) => {

@@ -6,7 +6,7 @@
 
 use super::{Decoder, Defaults, Heads, Layer};
 use crate::blocks::{Attn, Bias, masks};
-use crate::build::Value;
+use crate::build::{Scope, Value};
 use crate::config::{Config, ConfigError};
 use crate::graph::AttentionMask;
 
@@ -29,6 +29,8 @@ pub struct TextModel {
     normed_heads: bool,
     /// Factor on what a part adds.
     residual: f32,
+    /// Factor on what the first layer takes, be it of tokens or of anything in their place.
+    inlet: f32,
 }
 
 /// Defaults that the families' config classes share.
@@ -79,6 +81,7 @@ impl TextModel {
             mlp: Bias::No,
             normed_heads: false,
             residual: 1.0,
+            inlet: 1.0,
         }
     }
 
@@ -111,14 +114,19 @@ impl TextModel {
 
     fn granite(text: &Config) -> Result<Self, ConfigError> {
         let mut decoder = Decoder::read(text, &LLAMA)?;
-        decoder.embedding.scale = text.f32_or("embedding_multiplier", 1.0)?;
+        let inlet = text.f32_or("embedding_multiplier", 1.0)?;
         decoder.head.divisor = text.positive_or("logits_scaling", 1.0)?;
         let attention: Bias = text.flag_or("attention_bias", false)?.into();
         let mlp = text.flag_or("mlp_bias", false)?.into();
         let (scale, residual) = (text.f32_or("attention_multiplier", 1.0)?, text.f32_or("residual_multiplier", 1.0)?);
         let masks = vec![AttentionMask::Causal; decoder.caches.len()];
         let read = Self::of(decoder, masks);
-        Ok(TextModel { inputs: attention, output: attention, mlp, scale, residual, ..read })
+        Ok(TextModel { inputs: attention, output: attention, mlp, scale, residual, inlet, ..read })
+    }
+
+    /// What the first layer takes, of embeddings among which others may stand.
+    pub fn enter<'g>(&self, at: Scope<'g>, x: Value<'g>) -> Value<'g> {
+        if self.inlet == 1.0 { x } else { at.scale(x, self.inlet) }
     }
 
     /// What a layer makes of the hidden states.

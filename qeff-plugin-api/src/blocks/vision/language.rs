@@ -24,6 +24,7 @@ pub fn language(text: &TextModel, tensors: &TensorIndex, token: u64) -> Result<P
     let index = image_index(&g);
     let stack = Stack::open(&text.decoder, g.at("language_model"), (ids, positions));
     let x = merge(g.at("image_merge"), stack.embed(), ids, index, images, token);
+    let x = text.enter(g.at("image_merge"), x);
     let h = stack.layers().fold(x, |h, l| text.layer(l, h));
     stack.tail(h);
     g.finish()
