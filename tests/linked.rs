@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
 use qeff::{TOLERANCE, cases, describe, fixture};
-use qeff_core::lower::{self, Lowered, Products, Target, WeightsAs, lower};
+use qeff_core::lower::{self, Lowered, Target, WeightsAs, lower};
 use qeff_core::onnx::{self, Export, Exported, Storage, WEIGHT_SPEC_FILE, WEIGHT_SPEC_KEY};
 use qeff_core::passes::Features;
 use qeff_core::weights::{NotStored, PackOptions, TensorSource, evaluate_to_vec};
@@ -35,7 +35,7 @@ fn export(
 ) -> Result<(Prepared, Exported)> {
     let weights = &checkpoint.weights;
     let linking = Linking::new(checkpoint, weights, target, remainder)?;
-    let prepared = linking.prepare(describe(checkpoint)?, weights.index(), &Features::default(), Products::F32)?;
+    let prepared = linking.prepare(describe(checkpoint)?, weights.index(), &Features::default(), target.into())?;
     let what = Export {
         lowered: &prepared.programs[0],
         stem: "M",

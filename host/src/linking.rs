@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use qeff_core::lower::{self, Products, Target, Tensors, WeightsAs};
+use qeff_core::lower::{self, Target, Tensors, WeightsAs};
 use qeff_core::onnx::Storage;
 use qeff_core::passes::Features;
 use qeff_core::weights::TensorSource;
@@ -84,7 +84,7 @@ impl<'a> Linking<'a> {
         )
     }
 
-    /// Applies `features` and lowers every program, with weights as they are stored where that is wanted.
+    /// Applies `features` and lowers every program as `how` says, but with weights as they are stored where that is wanted.
     ///
     /// # Errors
     /// If a pass refuses or the target cannot express the model.
@@ -93,14 +93,14 @@ impl<'a> Linking<'a> {
         model: Model,
         tensors: impl Into<Tensors<'t>>,
         features: &Features,
-        products: Products,
+        how: lower::Options<'_>,
     ) -> Result<Prepared> {
         let usable = |tensor: &str, wanted: DType| self.is_usable(tensor, wanted);
         let weights = match self.remainder {
             Remainder::Packed => WeightsAs::Wanted,
             Remainder::Nodes => WeightsAs::Stored { usable: &usable, runs: self.target == Target::Cpu },
         };
-        prepare(model, tensors.into(), features, lower::Options { target: self.target, products, weights })
+        prepare(model, tensors.into(), features, lower::Options { weights, ..how })
     }
 
     /// How weights are stored in the export of `model`.

@@ -265,7 +265,7 @@ macro_rules! register {
 
 /// Exports what this crate registers, for hosts that load it from a shared object; write it once, at the end of lib.rs.
 ///
-/// ```ignore
+/// ```
 /// qeff_plugin_api::export_plugin! { architectures: ["AcmeForCausalLM"], rewrites: ["acme-fuse"] }
 /// ```
 ///

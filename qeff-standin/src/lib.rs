@@ -17,6 +17,7 @@
 //! | `abi` | its C functions; with the client all that is `unsafe` |
 //! | [`client`] | nothing: it calls the library, in tests |
 //!
+//! [`testing`] has small models for its own tests.
 //! [`config`] says what an SDK is like and what goes wrong in it, [`log`] keeps what was called.
 
 mod abi;
@@ -29,6 +30,7 @@ pub mod log;
 pub mod qpc;
 pub mod root;
 pub mod runtime;
+pub mod testing;
 pub mod util;
 
 pub use config::SimConfig;

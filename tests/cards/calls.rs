@@ -121,6 +121,13 @@ fn several_calls_at_once() {
     let new = program.complete(ticket).expect("an answer").bytes(logits).expect("logits").to_vec();
     assert_ne!(new, results[0]);
     assert_eq!(kept.bytes(bytes), results[0]);
+    // Nor does one before which nobody set it anew.
+    let (kept, bytes) = program.execution(0).expect("an execution").share(logits).expect("logits");
+    let execution = program.execution(0).expect("an execution");
+    execution.set(ids, &[1, 4]).expect("ids").copy_from_slice(&[1i64, 2, 3, 4].map(i64::to_le_bytes).concat());
+    let ticket = program.submit(0).expect("a call");
+    assert_eq!(program.complete(ticket).expect("an answer").bytes(logits).expect("logits"), results[0]);
+    assert_eq!(kept.bytes(bytes), new);
     // One that is dropped while a call is in progress waits for it.
     let _ticket = program.submit(1).expect("a call");
     drop(program);

@@ -1,7 +1,11 @@
 //! Every architecture, from the checkpoint to tokens: compiled, loaded, prompts in chunks, states that stay on the card.
 
+use std::collections::BTreeSet;
+
 use qeff::cards::{of, several};
 use qeff::{cases, fixture};
+use qeff_standin::config::{SimConfig, StateInit};
+use qeff_standin::graph::invalid::Negative;
 use serde_json::Value as Json;
 
 use crate::{ask, cards, check, run};
@@ -118,4 +122,73 @@ fn text_streams_as_on_the_cpu() {
     let on_cards = run("llama/base", &sdk).words(words).succeeds();
     let on_cpu = crate::qeff("run", &sdk).model(&fixture("llama/base")).words(words).succeeds();
     assert_eq!(on_cards.stdout, on_cpu.stdout);
+}
+
+#[test]
+fn a_device_may_take_a_negative_row_for_one_from_the_end() {
+    // Only windows rely on the device to drop such writes; see the list of what is unproven.
+    let sdk = cards(&SimConfig { negative_rows: Negative::Wrap, ..several(2) });
+    let name = "llama/base";
+    let all = cases(&fixture(name)).expect("a fixture");
+    for way in WAYS {
+        check(way, &all, &ask(run(name, &sdk), &all).words(way).succeeds());
+    }
+    // Prompts that fill the context, which chunks do not divide.
+    let longest = all.iter().map(|case| case.prompt.len()).max().unwrap_or(0);
+    let way = format!("--ctx-len {longest} --prompt-len 4 --batch-size 2 --max-new-tokens 1 --prompt-ids");
+    let case = all.iter().find(|case| case.prompt.len() == longest).expect("the longest");
+    let outcome = run(name, &sdk).words("--json").words(&way).arg(crate::join(&case.prompt)).succeeds();
+    assert_eq!(crate::ids(&outcome.json()["outputs"][0]["generated_ids"]), case.greedy[..1]);
+    assert!(longest % 4 != 0 && longest > 4, "{longest}: the last chunk has padding");
+}
+
+#[test]
+fn states_may_hold_anything_at_first() {
+    let sdk = cards(&SimConfig { state_init: StateInit::Nan, ..several(2) });
+    for (name, way) in [("llama/base", WAYS[3]), ("gpt2/base", WAYS[1]), ("gpt_oss/base", WAYS[3])] {
+        let all = cases(&fixture(name)).expect("a fixture");
+        check(name, &all, &ask(run(name, &sdk), &all).words(way).succeeds());
+    }
+}
+
+#[test]
+fn whatever_else_a_program_is_compiled_for() {
+    let name = "llama/base";
+    let all = cases(&fixture(name)).expect("a fixture");
+    let sdk = cards(&several(1));
+    let sizes = "--prompt-len 8 --ctx-len 48";
+    // Formats that cost numbers their precision: there are answers.
+    let outcome = ask(run(name, &sdk), &all).words(sizes).words("--mxfp6-matmul --mxint8-kv-cache").succeeds();
+    assert_eq!(outcome.json()["outputs"].as_array().map(Vec::len), Some(all.len()));
+    sdk.clean_calls();
+    let ways = [
+        format!("--enable-qnn --qnn-sdk {}", sdk.root().display()),
+        "--num-cores 4 --mos 1 --aic-enable-depth-first".to_owned(),
+    ];
+    for way in ways {
+        check(&way, &all, &ask(run(name, &sdk), &all).words(sizes).words(&way).succeeds());
+        sdk.clean_calls();
+    }
+    // Several decode programs of a speculation target, and lengths that attention looks at: the cheapest that fits is called.
+    let compiled = |words: &str| {
+        let command = crate::qeff("compile", &sdk).model(&fixture(name)).path("--sdk", sdk.root(), "SDK").words(words);
+        command.succeeds().stdout.trim_end().to_owned()
+    };
+    let rows = |words: &str| {
+        let qpc = compiled(words);
+        sdk.calls();
+        let command = crate::qeff("execute", &sdk).path("--sdk", sdk.root(), "SDK").words("--qpc-path").arg(qpc);
+        check(words, &all, &ask(command, &all).succeeds());
+        let calls = sdk.clean_calls();
+        let rows: BTreeSet<u64> = of(&calls, "run").iter().filter_map(|run| run["row"].as_u64()).collect();
+        rows.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        rows("--prompt-len 8 --ctx-len 48 --num-speculative-tokens 0,3"),
+        [0, 1, 2],
+        "the four of drafts take short ends"
+    );
+    assert_eq!(rows("--prompt-len 8 --ctx-len 48 --num-speculative-tokens 2"), [0, 1]);
+    let lengths = "--comp-ctx-lengths-prefill 16,32 --comp-ctx-lengths-decode 24,48";
+    assert_eq!(rows(&format!("--prompt-len 8 --ctx-len 48 --ccl-enabled {lengths}")), [0, 1]);
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use qeff::cards::{of, several};
 use qeff::{cases, fixture};
 use qeff_standin::config::{Card, CardStatus, Layout, SimConfig};
+use qeff_standin::graph::invalid::Negative;
 use serde_json::Value as Json;
 
 use crate::{ask, cards, check, qeff, run};
@@ -140,4 +141,32 @@ fn boards_stay_together() {
     assert_eq!(of(&sdk.clean_calls(), "run")[0]["cards"], Json::from(vec![4, 5, 6, 7]));
     let said = run("llama/base", &sdk).words(WORDS).words("--num-devices 8").fails(1);
     assert!(said.contains("takes 16 cores of each of 8 cards"), "{said}");
+}
+
+#[test]
+fn the_stand_in_is_what_was_assumed_and_a_wrong_one_is_found_out() {
+    let sdk = cards(&several(2));
+    let model = fixture("llama/base");
+    let doctor = |sdk: &qeff::cards::Cards| {
+        let command = qeff("doctor", sdk).path("--sdk", sdk.root(), "SDK").path("--acceptance", &model, "MODEL");
+        command.words("--device-group 0,1 --json")
+    };
+    let outcome = doctor(&sdk).run();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let json = outcome.json();
+    let checks = json["checks"].as_array().expect("checks");
+    assert_eq!((checks.len(), &json["failed"]), (11, &0.into()));
+    assert!(checks.iter().all(|check| check["outcome"] == "holds"), "{json}");
+    sdk.clean_calls();
+
+    // A device that takes -1 for an index.
+    let wrong = cards(&SimConfig { negative_rows: Negative::Wrap, ..several(2) });
+    let outcome = doctor(&wrong).run();
+    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("1 of 11 checks failed on this machine"), "{}", outcome.stderr);
+    let json = outcome.json();
+    let failed: Vec<_> =
+        json["checks"].as_array().expect("checks").iter().filter(|check| check["outcome"] == "FAILS").collect();
+    assert_eq!(failed[0]["claim"], "a write at position -1 changes nothing");
+    assert_eq!(failed.len(), 1, "everything else is right all the same: {failed:?}");
 }

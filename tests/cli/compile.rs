@@ -1,12 +1,15 @@
-//! `compile`, `cache` and `doctor`: whole runs with tools that only pretend (`qeff::sdk`).
+//! `compile`, `cache` and `doctor`: whole runs with the stand-in SDK.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use qeff::cards::{Cards, qpcs};
 use qeff::command::Command;
 use qeff::scratch::Scratch;
-use qeff::sdk::{Sdk, qpcs};
+use qeff_standin::SimConfig;
+use qeff_standin::config::{Card, Compiler};
+use qeff_standin::qpc::image::Image;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -16,16 +19,47 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
+/// A stand-in SDK as the config says.
+fn laid_out(config: &SimConfig) -> Cards {
+    Cards::new(env!("CARGO_BIN_EXE_qeff-standin-under-test"), config)
+}
+
+/// The newest form of an SDK, with a compiler that says something. Weights go into QPCs, so that those do not depend on where
+/// an export is.
+fn newest() -> SimConfig {
+    SimConfig { compiler: says(), cards: vec![], embed_weights: true, ..SimConfig::default() }
+}
+
+fn says() -> Compiler {
+    Compiler { say: "compiling\n".into(), ..Compiler::default() }
+}
+
+/// One whose compiler takes so many milliseconds.
+fn slow(delay_ms: u64) -> SimConfig {
+    SimConfig { compiler: Compiler { delay_ms, ..says() }, ..newest() }
+}
+
+/// An older or newer one.
+fn of_version(compiler: &str, version: &str) -> SimConfig {
+    SimConfig { compilers: vec![compiler.into()], version: Some(version.into()), ..newest() }
+}
+
+/// Cards of 14 cores and one megabyte.
+fn small_cards(count: u16) -> SimConfig {
+    let small = |card| Card { cores: 14, dram_mb: 1, board: "A".into(), ..card };
+    SimConfig { cards: Card::several(count).into_iter().map(small).collect(), ..newest() }
+}
+
 /// `compile` of the small fixture.
-fn compile(sdk: &Sdk, home: &Path) -> Command {
+fn compile(sdk: &Cards, home: &Path) -> Command {
     qeff("compile").model(&llama()).path("--sdk", sdk.root(), "SDK").home(home)
 }
 
 /// What stands in the only QPC below a folder.
-fn qpc(home: &Path) -> String {
+fn qpc(home: &Path) -> Vec<u8> {
     let found = qpcs(home);
     assert_eq!(found.len(), 1, "{found:?}");
-    std::fs::read_to_string(&found[0]).expect("a QPC")
+    std::fs::read(&found[0]).expect("a QPC")
 }
 
 /// Text without what differs from run to run: hashes of folders, seconds, dates, sizes.
@@ -50,7 +84,7 @@ fn stable(text: &str) -> String {
 
 #[test]
 fn once_and_never_again() {
-    let (sdk, home) = (Sdk::newest(), folder());
+    let (sdk, home) = (laid_out(&newest()), folder());
     let outcome = compile(&sdk, home.path()).succeeds();
     let path = PathBuf::from(outcome.stdout.trim_end());
     assert!(path.ends_with("qpc") && path.join("programqpc.bin").is_file(), "{}", outcome.stdout);
@@ -59,7 +93,7 @@ fn once_and_never_again() {
         "{}",
         outcome.stderr
     );
-    let calls = sdk.calls();
+    let calls = sdk.tool_calls();
     assert_eq!(calls.iter().filter(|call| call.starts_with("qaic-compile ")).count(), 1, "{calls:?}");
     let folder = path.parent().expect("the artifact");
     for name in ["specializations.json", "custom_io.yaml", "qaic-compile.log", "manifest.json"] {
@@ -71,26 +105,26 @@ fn once_and_never_again() {
     let again = compile(&sdk, home.path()).succeeds();
     assert_eq!(again.stdout, outcome.stdout);
     assert!(again.stderr.contains("nothing to do (--force compiles again)"), "{}", again.stderr);
-    assert_eq!(sdk.calls(), Vec::<String>::new(), "no process was started");
+    assert_eq!(sdk.tool_calls(), Vec::<String>::new(), "no process was started");
 
     // Another spelling of the same wish, another place of the same checkpoint.
     let copy = Scratch::new("llama/base");
     let command = qeff("compile").model(copy.dir()).path("--sdk", sdk.root(), "SDK").home(home.path());
     let command = command.words("--ctx_len 128 --num-cores 16 --prompt_len 32 --batch-size 1");
     assert_eq!(command.succeeds().stdout, outcome.stdout);
-    assert_eq!(sdk.calls(), Vec::<String>::new());
+    assert_eq!(sdk.tool_calls(), Vec::<String>::new());
 
     compile(&sdk, home.path()).arg("--force").succeeds();
-    assert_eq!(sdk.calls().len(), 1);
+    assert_eq!(sdk.tool_calls().len(), 1);
 }
 
 #[test]
 fn what_matters_makes_another() {
-    let (sdk, home) = (Sdk::newest(), folder());
+    let (sdk, home) = (laid_out(&newest()), folder());
     let first = compile(&sdk, home.path()).succeeds().stdout;
     let precision = folder();
     let npi = precision.path().join("npi.yaml");
-    std::fs::write(&npi, "FP32NodeInstanceNames: [x]\n").expect("a file");
+    std::fs::write(&npi, "FP32NodeInstanceNames: [logits]\n").expect("a file");
     let with_npi = || compile(&sdk, home.path()).path("--node-precision-info", &npi, "NPI");
     let mut seen = vec![first];
     let mut other = |command: Command| {
@@ -105,35 +139,38 @@ fn what_matters_makes_another() {
     other(compile(&sdk, home.path()).words("-- -stats-level=70"));
     other(with_npi());
     // The same name, another content.
-    std::fs::write(&npi, "FP32NodeInstanceNames: [y]\n").expect("a file");
+    std::fs::write(&npi, "FP32NodeInstanceNames: [past_value.0_RetainedState]\n").expect("a file");
     other(with_npi());
     // Another weight, and another SDK.
     let scratch = Scratch::new("llama/base");
     scratch.edit_tensors(|tensors| tensors[0].data[0] ^= 1);
     other(qeff("compile").model(scratch.dir()).path("--sdk", sdk.root(), "SDK").home(home.path()));
-    let newer = Sdk::new("qaic-compile", Some("1.23.0"));
+    let newer = laid_out(&of_version("qaic-compile", "1.23.0"));
     other(compile(&newer, home.path()));
 }
 
 #[test]
 fn a_failure_says_all_there_is_to_know() {
-    let (sdk, home) = (Sdk::newest(), folder());
-    sdk.write("say", "loading\n");
-    sdk.write("fail", "[json.exception.type_error.302] type must be string, but is object\n");
+    let (sdk, home) = (laid_out(&newest()), folder());
+    let said = "[json.exception.type_error.302] type must be string, but is object";
+    // It fails in the middle, so that what it says before has arrived.
+    let compiler = Compiler { say: "loading\n".into(), fail: Some(said.into()), code: 255, partial: true, ..says() };
+    let compiler = Compiler { delay_ms: 200, ..compiler };
+    sdk.configure(&SimConfig { compiler, ..newest() });
     let outcome = compile(&sdk, home.path()).run();
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(3), ""));
     snapshot("compile-failure", &stable(&outcome.stderr));
     // Nothing half is left, and the next run is right.
     assert!(qpcs(home.path()).is_empty());
-    sdk.remove("fail");
+    sdk.configure(&newest());
     compile(&sdk, home.path()).succeeds();
-    assert!(qpc(home.path()).starts_with("whole "));
+    assert!(Image::read(&qpc(home.path())).is_ok());
 }
 
 #[test]
 fn a_deadline() {
-    let (sdk, home) = (Sdk::newest(), folder());
-    sdk.write("sleep", "60");
+    let (sdk, home) = (laid_out(&newest()), folder());
+    sdk.configure(&slow(60_000));
     let outcome = compile(&sdk, home.path()).words("--compile-timeout 1").run();
     assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("was ended after 1 s"), "{}", outcome.stderr);
@@ -158,7 +195,7 @@ fn no_sdk() {
 }
 
 /// A process that is not waited for, with the fake SDK.
-fn start(sdk: &Sdk, home: &Path, words: &str) -> Child {
+fn start(sdk: &Cards, home: &Path, words: &str) -> Child {
     std::process::Command::new(env!("CARGO_BIN_EXE_qeff-host-under-test"))
         .args(["compile", "--model"])
         .arg(llama())
@@ -174,20 +211,20 @@ fn start(sdk: &Sdk, home: &Path, words: &str) -> Child {
 
 #[test]
 fn two_at_once_compile_once() {
-    let (sdk, home) = (Sdk::newest(), folder());
-    sdk.write("sleep", "0.5");
+    let (sdk, home) = (laid_out(&newest()), folder());
+    sdk.configure(&slow(500));
     let both = [start(&sdk, home.path(), ""), start(&sdk, home.path(), "")];
     let outputs = both.map(|child| child.wait_with_output().expect("an end"));
     assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
     assert_eq!(outputs[0].stdout, outputs[1].stdout);
-    let calls = sdk.calls();
+    let calls = sdk.tool_calls();
     assert_eq!(calls.iter().filter(|call| call.starts_with("qaic-compile ")).count(), 1, "{calls:?}");
 }
 
 #[test]
 fn a_kill_at_any_moment_leaves_no_trap() {
-    let (sdk, sample) = (Sdk::newest(), folder());
-    sdk.write("sleep", "0.3");
+    let (sdk, sample) = (laid_out(&newest()), folder());
+    sdk.configure(&slow(300));
     let started = Instant::now();
     assert!(start(&sdk, sample.path(), "").wait().expect("an end").success());
     let whole = started.elapsed();
@@ -201,7 +238,7 @@ fn a_kill_at_any_moment_leaves_no_trap() {
         child.wait().expect("an end");
         let next = Instant::now();
         let outcome = compile(&sdk, home.path()).succeeds();
-        assert_eq!(qpc(home.path()), expected, "moment {i}: {}", outcome.stderr);
+        assert!(qpc(home.path()) == expected, "moment {i}: {}", outcome.stderr);
         // An orphaned compiler is ended, not waited for; in any case nobody waits long.
         assert!(next.elapsed() < whole + Duration::from_secs(10), "moment {i}: {:?}", next.elapsed());
         let found = compile(&sdk, home.path()).succeeds();
@@ -215,11 +252,11 @@ fn a_kill_at_any_moment_leaves_no_trap() {
 
 #[test]
 fn ctrl_c_ends_the_compiler() {
-    let (sdk, home) = (Sdk::newest(), folder());
-    sdk.write("sleep", "60");
+    let (sdk, home) = (laid_out(&newest()), folder());
+    sdk.configure(&slow(60_000));
     let child = start(&sdk, home.path(), "");
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !sdk.root().join("calls").exists() || qpcs(home.path()).is_empty() {
+    while !sdk.root().join("calls.jsonl").exists() || qpcs(home.path()).is_empty() {
         assert!(Instant::now() < deadline, "the compiler does not start");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -230,15 +267,15 @@ fn ctrl_c_ends_the_compiler() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     assert!(started.elapsed() < Duration::from_secs(20));
     assert!(qpcs(home.path()).is_empty());
-    sdk.remove("sleep");
+    sdk.configure(&newest());
     compile(&sdk, home.path()).succeeds();
 }
 
 #[test]
 fn an_older_sdk_is_spoken_to_in_its_words() {
-    let (sdk, home) = (Sdk::new("qaic-exec", Some("1.20.2.0")), folder());
+    let (sdk, home) = (laid_out(&of_version("qaic-exec", "1.20.2.0")), folder());
     let outcome = compile(&sdk, home.path()).words("--full-batch-size 2").succeeds();
-    let call = sdk.calls().into_iter().find(|call| call.starts_with("qaic-exec ")).expect("a call");
+    let call = sdk.tool_calls().into_iter().find(|call| call.starts_with("qaic-exec ")).expect("a call");
     assert!(call.contains(" -compile-only ") && call.contains(" -aic-hw-version=2.0 "), "{call}");
     let artifact = PathBuf::from(outcome.stdout.trim_end());
     let sizes = std::fs::read_to_string(artifact.with_file_name("specializations.json")).expect("a file");
@@ -252,17 +289,17 @@ fn an_older_sdk_is_spoken_to_in_its_words() {
 
 #[test]
 fn over_qnn() {
-    let (sdk, home) = (Sdk::qnn(), folder());
+    let (sdk, home) = (laid_out(&newest()), folder());
     let compile = || {
         qeff("compile").model(&llama()).home(home.path()).env("QNN_SDK_ROOT", sdk.root()).words("--mxint8 --enable-qnn")
     };
     let first = compile().succeeds();
-    let calls = sdk.calls();
+    let calls = sdk.tool_calls();
     let tools: Vec<&str> = calls.iter().filter_map(|call| call.split(' ').next()).collect();
     assert_eq!(tools, ["qairt-converter", "qnn-context-binary-generator"]);
     assert!(Path::new(first.stdout.trim_end()).join("programqpc.bin").is_file());
     assert_eq!(compile().succeeds().stdout, first.stdout);
-    assert_eq!(sdk.calls(), Vec::<String>::new());
+    assert_eq!(sdk.tool_calls(), Vec::<String>::new());
     for (words, part) in [
         ("--num-speculative-tokens 0,3", "QNN compiles at most two specializations, and these are 3"),
         ("--mdp-num-partitions 2 --num-devices 2", "QNN has no such thing"),
@@ -274,34 +311,29 @@ fn over_qnn() {
     assert!(said.contains("compiler flags after --: QNN has no such thing"), "{said}");
 }
 
-const CARDS: &str =
-    "QID 0\n\tStatus:Ready\n\tFW IMAGE_VARIANT:AIC.1.0\n\tDram Total:1 MB\n\tNsp Total:14\n\tBoard serial:A\n";
-
 #[test]
 fn what_cannot_fit_is_refused_before() {
-    let (sdk, home) = (Sdk::newest(), folder());
-    sdk.write("cards", CARDS);
+    let (sdk, home) = (laid_out(&small_cards(1)), folder());
     // The demo has some two million parameters, and the card one megabyte.
     let compile = || qeff("compile").model(&demo()).path("--sdk", sdk.root(), "SDK").home(home.path());
     let said = compile().refuses();
     assert!(said.contains("the program cannot fit") && said.contains("--mxfp6-matmul"), "{said}");
     let said = compile().words("--num-cores 16").refuses();
     assert!(said.contains("--num-cores 16: the cards here have 14 cores"), "{said}");
-    assert!(sdk.calls().iter().all(|call| call.starts_with("qaic-util")), "nothing was compiled");
+    assert!(sdk.tool_calls().iter().all(|call| call.starts_with("qaic-util")), "nothing was compiled");
     compile().words("--num-devices 16").succeeds();
     // Cores follow the cards, which are asked once.
-    let calls = sdk.calls();
+    let calls = sdk.tool_calls();
     assert!(calls.len() == 1 && calls[0].contains("-aic-num-cores=14"), "{calls:?}");
 }
 
 #[test]
 fn the_compile_step_of_run() {
-    let (sdk, home) = (Sdk::newest(), folder());
+    let (sdk, home) = (laid_out(&SimConfig { cards: Card::several(2), ..newest() }), folder());
     let run = || qeff("run").model(&llama()).path("--sdk", sdk.root(), "SDK").home(home.path());
-    let outcome = run().words("--prompt-ids 1,2,3 --device-group [0,1] --mxfp6 --ctx-len 64").run();
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(3), ""));
-    assert!(outcome.stderr.contains("running on AI 100 is not built yet"), "{}", outcome.stderr);
-    let call = sdk.calls().into_iter().find(|call| call.starts_with("qaic-compile ")).expect("a call");
+    let outcome = run().words("--prompt-ids 1,2,3 --device-group [0,1] --mxfp6 --ctx-len 64 --json");
+    assert!(outcome.succeeds().json()["outputs"][0]["generated_ids"].is_array());
+    let call = sdk.tool_calls().into_iter().find(|call| call.starts_with("qaic-compile ")).expect("a call");
     assert!(call.contains("mdp_ts_2.json") && call.contains("-mxfp6-matmul"), "{call}");
     let said = run().words("--prompt-ids 1,2,3 --ctx-len 2").refuses();
     assert!(said.contains("prompt 0 has 3 tokens, more than the 2 positions"), "{said}");
@@ -311,7 +343,7 @@ fn the_compile_step_of_run() {
 
 #[test]
 fn cache_list_prune_path() {
-    let (sdk, home) = (Sdk::newest(), folder());
+    let (sdk, home) = (laid_out(&newest()), folder());
     let cache = |words: &str| qeff("cache").words(words).home(home.path()).succeeds();
     assert_eq!(cache("path").stdout, format!("{}\n", home.path().display()));
     assert_eq!(cache("list").stdout, "");
@@ -329,9 +361,9 @@ fn cache_list_prune_path() {
     assert_eq!(cache("prune --older-than 1 --json").json(), serde_json::json!([]));
     assert_eq!(cache("prune --kind export --json").json().as_array().map(Vec::len), Some(1));
     // A QPC needs no export any more.
-    sdk.calls();
+    sdk.tool_calls();
     compile(&sdk, home.path()).words("--full-batch-size 2").succeeds();
-    assert_eq!(sdk.calls(), Vec::<String>::new());
+    assert_eq!(sdk.tool_calls(), Vec::<String>::new());
     assert_eq!(cache("prune --dry-run --json").json().as_array().map(Vec::len), Some(1));
     cache("prune");
     assert_eq!(cache("list --json").json(), serde_json::json!([]));
@@ -356,8 +388,7 @@ fn explanation() {
 
 #[test]
 fn doctor() {
-    let sdk = Sdk::newest();
-    sdk.write("cards", CARDS);
+    let sdk = laid_out(&SimConfig { library: false, ..small_cards(1) });
     let home = folder();
     let said = qeff("doctor").home(home.path()).path("--sdk", sdk.root(), "SDK").succeeds().stdout;
     let said = said.replace(&home.path().display().to_string(), "HOME");

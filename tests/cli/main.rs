@@ -1,9 +1,11 @@
 //! The whole command: what is typed, what comes out of stdout and stderr, and the exit code.
 
+mod classify;
 mod compile;
 mod compile_goldens;
 mod config;
 mod config_files;
+mod embed;
 mod engines;
 mod export;
 mod f16;

@@ -52,12 +52,37 @@ impl Cards {
         calls
     }
 
+    /// Command lines of the tools that were started, oldest first; forgotten then.
+    pub fn tool_calls(&self) -> Vec<String> {
+        let line = |call: &Json| {
+            let arguments = call["arguments"].as_array()?;
+            let words = std::iter::once(&call["call"]).chain(arguments).map(|word| word.as_str().unwrap_or_default());
+            Some(words.collect::<Vec<_>>().join(" "))
+        };
+        self.calls().iter().filter_map(line).collect()
+    }
+
     /// The calls, which must have used the library rightly and released all that they made.
     pub fn clean_calls(&self) -> Vec<Json> {
         let calls = self.calls();
         check(&calls, true);
         calls
     }
+}
+
+/// Every QPC below a folder.
+pub fn qpcs(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(qpcs(&path));
+        } else if path.ends_with("qpc/programqpc.bin") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
 
 /// Calls of a function, or runs (`run`).

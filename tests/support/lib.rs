@@ -5,8 +5,6 @@ pub mod golden;
 pub mod cards;
 pub mod command;
 pub mod scratch;
-pub mod sdk;
-pub mod standin;
 
 use std::path::{Path, PathBuf};
 
@@ -132,8 +130,13 @@ pub fn cases(dir: &Path) -> Result<Vec<Case>> {
 
 /// Logits of every position of the prompt of case `i`, `[positions][vocab]`.
 pub fn prompt_logits(dir: &Path, i: usize) -> Result<Vec<Vec<f32>>> {
+    tensor_rows(dir, &format!("{i}.logits"))
+}
+
+/// The rows of an f32 matrix of a fixture's expected outputs.
+pub fn tensor_rows(dir: &Path, name: &str) -> Result<Vec<Vec<f32>>> {
     let bytes = std::fs::read(dir.join("expected.safetensors"))?;
-    rows(&safetensors::SafeTensors::deserialize(&bytes)?, &format!("{i}.logits"))
+    rows(&safetensors::SafeTensors::deserialize(&bytes)?, name)
 }
 
 /// The rows of a stored f32 matrix; a vector is one row.

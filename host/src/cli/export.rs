@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::ModelArgs;
 use super::forms::{self, FormArgs};
-use super::talk;
+use super::{talk, texts};
 use crate::interrupt::Interrupts;
 use crate::linking::{Linking, Remainder};
 use crate::prepare;
@@ -51,6 +51,12 @@ pub(crate) struct Args {
     /// Positions of a sequence; decides rotary rules that depend on the length (dynamic, longrope).
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     ctx_len: Option<u32>,
+    /// Of a text encoder, one vector a text: mean, max, cls, last or another head, as for `embed`.
+    #[arg(long, value_name = "HEAD")]
+    pooling: Option<String>,
+    /// For --target aic, keep the input that tells which of two texts a token belongs to; the reference's graphs have none.
+    #[arg(long)]
+    token_type_ids: bool,
     #[command(flatten)]
     forms: FormArgs,
     /// Memory for converting weights, in MB.
@@ -147,7 +153,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         DtypeArg::F16 => Some(DType::F16),
     };
     let forms = args.forms.forms(target)?;
-    let (checkpoint, mut described) = args.model.describe()?;
+    let (checkpoint, mut described) = texts::described(&args.model, args.pooling.as_deref())?;
     talk::warnings(&described.warnings);
     talk::notes(&described.notes);
     if let Some(context) = args.ctx_len {
@@ -167,13 +173,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         StorageArg::Linked => Some(Linking::new(&checkpoint, &source, target, args.remainder.map(Remainder::from))?),
     };
     linking.iter().filter_map(Linking::warning).for_each(talk::warn);
-    let products = forms.products;
+    let mut how = lower::Options { products: forms.products, ..target.into() };
+    if args.token_type_ids {
+        how.zeros = &[];
+    }
     let mut prepared = match &linking {
-        None => {
-            let how = lower::Options { products, ..target.into() };
-            prepare::prepare(described.model, &source, &features, how)?
-        }
-        Some(linking) => linking.prepare(described.model, &source, &features, products)?,
+        None => prepare::prepare(described.model, &source, &features, how)?,
+        Some(linking) => linking.prepare(described.model, &source, &features, how)?,
     };
     prepared.reports.splice(0..0, report);
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));

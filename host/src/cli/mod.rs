@@ -97,7 +97,7 @@ enum Verb {
 
 /// The flags that say which model is meant, and how it is described.
 #[derive(Debug, clap::Args)]
-// Said by hand, since clap gives no group to a struct with a flattened one in it, and without, an optional `ModelArgs` is never there.
+// clap leaves the group of a struct empty that has others flattened into it, and then `Option<ModelArgs>` is always `None`.
 #[group(args = ["model"])]
 pub(crate) struct ModelArgs {
     /// Folder of a checkpoint (config.json and safetensors files), or a .gguf file.
@@ -270,7 +270,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(PluginsError::is_external)) {
         return 3;
     }
-    if error.is::<ToolFailure>() || error.is::<NoSdk>() {
+    if error.is::<ToolFailure>() || error.is::<NoSdk>() || error.is::<doctor::NotAccepted>() {
         return 3;
     }
     let of_cards = |error: &anyhow::Error| {
@@ -325,6 +325,12 @@ mod tests {
             (anyhow::Error::new(Findings(vec![])).context("a pass left the model invalid"), 2),
             (NoSdk { qnn: false }.into(), 3),
             (ChildError::Interrupted.into(), 130),
+            (QaicError::NotReady { card: 0, why: "is in error".into() }.into(), 3),
+            (
+                anyhow::Error::new(RuntimeError::Cards(QaicError::Unfit("too few cards".into()))).context("cannot run"),
+                1,
+            ),
+            (GenerateError::Runtime(QaicError::GivenUp { on: "card 0".into() }.into()).into(), 3),
         ];
         for (error, code) in cases {
             assert_eq!(exit_code(&error), code, "{error:#}");

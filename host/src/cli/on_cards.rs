@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Quantised;
+use qeff_plugin_api::graph::Model;
 
 use super::compile::args::{CardArgs, Found, Numbers, stores};
 use super::compile::{DEFAULT_BUDGET, jobs, make, prepare_for_cards};
@@ -125,12 +126,37 @@ pub(crate) fn prepare(
     device: &DeviceArgs,
     forms: WeightForms,
     shape: Shape,
-    mut described: Described,
+    described: Described,
     checkpoint: &Checkpoint,
     prompts: &[Vec<u32>],
 ) -> Result<Compiled> {
     let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
     check_fit(prompts, context)?;
+    let One { qpc, place, quantised, .. } = one(cards, device, forms, shape, described, checkpoint)?;
+    Ok(Compiled { qpc, place, context, quantised })
+}
+
+/// The one program of a model, compiled.
+pub(crate) struct One {
+    /// Folder of its QPC.
+    pub(crate) qpc: PathBuf,
+    /// Where it is to run.
+    pub(crate) place: Place,
+    /// The model as passes left it.
+    pub(crate) model: Model,
+    /// What became of weights that are stored quantised.
+    pub(crate) quantised: Quantised,
+}
+
+/// Compiles a model of one program for these sizes, or finds it.
+pub(crate) fn one(
+    cards: &CardArgs,
+    device: &DeviceArgs,
+    forms: WeightForms,
+    shape: Shape,
+    mut described: Described,
+    checkpoint: &Checkpoint,
+) -> Result<One> {
     let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
     let found: Found = cards.find()?;
     let options = cards.options(shape, &found.cards, &[])?;
@@ -144,9 +170,9 @@ pub(crate) fn prepare(
     let qpcs: Vec<PathBuf> =
         jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
     let [qpc] = qpcs.as_slice() else {
-        bail!("the model has {} programs; generating text on cards takes one", qpcs.len());
+        bail!("the model has {} programs; this task on cards takes one", qpcs.len());
     };
-    Ok(Compiled { qpc: qpc.clone(), place, context, quantised: prepared.quantised() })
+    Ok(One { qpc: qpc.clone(), place, quantised: prepared.quantised(), model: prepared.model })
 }
 
 fn check_fit(prompts: &[Vec<u32>], context: usize) -> Result<()> {

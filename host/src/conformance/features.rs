@@ -1,7 +1,7 @@
 //! Every feature over a description, for both targets, in both storage forms.
 
 use anyhow::Result;
-use qeff_core::lower::{self, Products, Target};
+use qeff_core::lower::{self, Target};
 use qeff_core::onnx;
 use qeff_core::passes::{Features, Refusal};
 use qeff_core::weights::{CodeBits, PackOptions, Scheme};
@@ -127,7 +127,7 @@ fn export(model: &Model, checkpoint: &Checkpoint, target: Target, linked: bool) 
     let source = forms.facets(&quantised);
     let linking = linked.then(|| Linking::new(checkpoint, &source, target, None)).transpose()?;
     let prepared = match &linking {
-        Some(linking) => linking.prepare(model, &source, &Features::default(), Products::default())?,
+        Some(linking) => linking.prepare(model, &source, &Features::default(), target.into())?,
         None => prepare(model, &source, &Features::default(), target)?,
     };
     let mut bytes = 0;

@@ -201,10 +201,8 @@ pub(super) fn format(format: &dyn WeightFormat, checkpoint: Option<&Checkpoint>,
             Ok(HeaderNeed::More(more)) if more <= length => {
                 problems.push(format!("shown {length} bytes, it asks for {more}"));
             }
-            Err(error @ (PluginError::Panic { .. } | PluginError::Retired(_) | PluginError::Answer(_))) => {
-                problems.push(error.to_string());
-            }
-            _ => {}
+            Ok(_) | Err(PluginError::Config(_) | PluginError::Build(_) | PluginError::Other(_)) => {}
+            Err(error) => problems.push(error.to_string()),
         }
     }
     let mut out = [0; 4];

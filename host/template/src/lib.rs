@@ -73,6 +73,7 @@ mod tests {
     fn what_is_not_supported_is_refused_by_name() {
         let sizes = r#""hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 1"#;
         assert!(refusal("{}").contains("`hidden_size`"));
+        // A line for each field of the family's own.
         assert!(
             refusal(&format!(r#"{{{sizes}, "mlp_bias": true}}"#))
                 .contains("`mlp_bias`: expected false, found true")

@@ -337,13 +337,23 @@ impl Writer<'_> {
 
     /// Where the rows of `x[B, S, …]` stand, `[S]`.
     fn indices(&mut self, x: ValueId) -> String {
-        let length = self.program.ty(x).dims[1].clone();
-        let name = self.name(x);
+        let program = self.program;
+        let length = program.ty(x).dims[1].clone();
+        // An input that is as long knows it before anything is computed, and `x` may exist with heads first only.
+        let input = program.inputs.iter().find_map(|input| {
+            let axis = program.ty(input.value).dims.iter().position(|dim| *dim == length)?;
+            Some((input.name.clone(), axis as i64))
+        });
+        let (name, axis) = match (length.fixed(), input) {
+            (Some(_), _) => (String::new(), 0),
+            (None, Some(input)) => input,
+            (None, None) => (self.name(x), 1),
+        };
         self.shared(format!("indices {length}"), |w| {
             let (zero, one) = (w.int(0), w.int(1));
             let length = match length.fixed() {
                 Some(length) => w.int(i64::try_from(length).unwrap_or(i64::MAX)),
-                None => w.dim(&name, 1),
+                None => w.dim(&name, axis),
             };
             w.node("Range", &[&zero, &length, &one], &[])
         })

@@ -20,7 +20,7 @@ mod rolling;
 mod stored;
 mod writer;
 
-use qeff_plugin_api::graph::{Model, Program};
+use qeff_plugin_api::graph::{Model, Program, Role};
 use qeff_plugin_api::onnx::{FunctionProto, GraphProto, OperatorSetIdProto};
 use qeff_plugin_api::{DType, WeightExpr};
 
@@ -114,6 +114,8 @@ pub struct Options<'a> {
     pub products: Products,
     /// As what weights enter the program.
     pub weights: WeightsAs<'a>,
+    /// Inputs that the lowered program does not have: they are 0 everywhere.
+    pub zeros: &'a [Role],
 }
 
 /// What a product with a quantised weight is computed in.
@@ -128,7 +130,9 @@ pub enum Products {
 
 impl From<Target> for Options<'_> {
     fn from(target: Target) -> Self {
-        Options { target, products: Products::default(), weights: WeightsAs::default() }
+        // The reference's graphs for AI 100 have one segment.
+        let zeros: &[Role] = if target == Target::Aic { &[Role::Segments] } else { &[] };
+        Options { target, products: Products::default(), weights: WeightsAs::default(), zeros }
     }
 }
 

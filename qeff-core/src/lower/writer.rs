@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use half::bf16;
 use qeff_plugin_api::graph::{
-    AttrValue, Declaration, Dim, Node, OnnxOp, Program, ScopeId, SlotId, StateKind, Type, ValueId,
+    AttrValue, Declaration, Dim, Node, OnnxOp, Program, Role, ScopeId, SlotId, StateKind, Type, ValueId,
 };
 use qeff_plugin_api::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
@@ -36,6 +36,7 @@ pub(super) struct Writer<'a> {
     pub(super) tensors: Tensors<'a>,
     pub(super) target: Target,
     weights_as: WeightsAs<'a>,
+    zeros: &'a [Role],
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
     constant_names: HashSet<String>,
@@ -70,6 +71,7 @@ impl<'a> Writer<'a> {
             tensors,
             target: options.target,
             weights_as: options.weights,
+            zeros: options.zeros,
             nodes: vec![],
             constants: vec![],
             constant_names: HashSet::new(),
@@ -87,7 +89,8 @@ impl<'a> Writer<'a> {
             quantised: Quantised::default(),
         };
         for input in &program.inputs {
-            writer.names.insert(input.value, input.name.clone());
+            let name = if writer.zeros.contains(&input.role) { writer.int(0) } else { input.name.clone() };
+            writer.names.insert(input.value, name);
         }
         for (_, state) in program.states() {
             for (&part, name) in state.parts.iter().zip(&state.names) {
@@ -459,6 +462,7 @@ impl<'a> Writer<'a> {
         let mut input = vec![];
         for declaration in program.declarations() {
             match *declaration {
+                Declaration::Input(i) if self.zeros.contains(&program.inputs[i].role) => {}
                 Declaration::Input(i) => {
                     let port = &program.inputs[i];
                     input.push(value_info(&port.name, program.ty(port.value), program.act));

@@ -158,7 +158,7 @@ impl<'a> Container<'a> {
         let image = Image { bytes, base: u64_at(header, 16) };
         let (count, table) = (u64_at(header, 24), u64_at(header, 32));
         let what = || format!("the table of {count} segments");
-        let table = image.at(&what, table, count.checked_mul(ENTRY).unwrap_or(u64::MAX))?;
+        let table = image.at(&what, table, count.saturating_mul(ENTRY))?;
         let entry = |(index, entry): (usize, &[u8])| {
             let name = image.text(index, u64_at(entry, 16))?;
             let data = image.at(&|| format!("segment {name}"), u64_at(entry, 24), u64_at(entry, 0))?;

@@ -80,7 +80,11 @@ impl Module {
 /// # Errors
 /// Says what is wrong with the image and what to do.
 pub fn load(file: &Path, symbol: &str) -> Result<Module, LoadFault> {
-    let header = open(file, symbol)?;
+    module(open(file, symbol)?)
+}
+
+/// The image behind a header.
+pub(super) fn module(header: &'static LibHeader) -> Result<Module, LoadFault> {
     let functions = functions(header)?;
     let text =
         functions.manifest()().into_result().map_err(|error| LoadFault::Manifest(error.message.into_string()))?;

@@ -27,6 +27,8 @@ mod manifest;
 mod message;
 mod note;
 mod remote;
+#[cfg(test)]
+mod round_trip_tests;
 mod shim;
 
 pub use calls::{Call, Calls};

@@ -23,8 +23,11 @@ struct Dlc {
     model: PathBuf,
     sha256: String,
     specializations: Vec<Sizes>,
-    custom_io: Vec<(String, String)>,
+    custom_io: Precisions,
 }
+
+/// Ports that are stored in another type than the graph's, with QNN's word for it.
+type Precisions = Vec<(String, String)>;
 
 /// `qairt-converter`.
 ///
@@ -176,7 +179,7 @@ fn expect(args: &BTreeMap<String, String>, values: &[(&str, &str)]) -> Result<()
 }
 
 /// Reads the converter's config: the shapes of inputs give the specializations, the types of states their precision.
-fn io_config(text: &str, model: &Model) -> Result<(Vec<Sizes>, Vec<(String, String)>), Refused> {
+fn io_config(text: &str, model: &Model) -> Result<(Vec<Sizes>, Precisions), Refused> {
     let documents = YamlLoader::load_from_str(text).map_err(|error| refuse(error.to_string()))?;
     let document = documents.first().ok_or_else(|| refuse("the config is empty"))?;
     let (inputs, outputs) = model.interface()?;
@@ -214,10 +217,8 @@ fn io_config(text: &str, model: &Model) -> Result<(Vec<Sizes>, Vec<(String, Stri
                     Dim::Fixed(n) if *n as u64 != size => {
                         return Err(refuse(format!("`{}`: {n} in the graph, {size} in the config", port.name)));
                     }
-                    Dim::Symbol(symbol) => {
-                        if sizes.insert(symbol.clone(), size).is_some_and(|other| other != size) {
-                            return Err(refuse(format!("`{}`: `{symbol}` has two values", port.name)));
-                        }
+                    Dim::Symbol(symbol) if sizes.insert(symbol.clone(), size).is_some_and(|other| other != size) => {
+                        return Err(refuse(format!("`{}`: `{symbol}` has two values", port.name)));
                     }
                     _ => {}
                 }

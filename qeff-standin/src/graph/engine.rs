@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use prost::Message as _;
+use qeff_plugin_api::onnx::GraphProto;
 use rten::{ModelOptions, NodeId, Value, ValueOrView};
 use rten_tensor::prelude::*;
 
@@ -52,8 +53,11 @@ impl Executable {
         invalid::guard(graph, negative)?;
         dialect::translate(graph)?;
         let mut options = ModelOptions::with_all_ops();
-        for (location, bytes) in files {
-            options.external_data(&location, bytes);
+        for (i, (location, bytes)) in files.into_iter().enumerate() {
+            // The engine is particular about the names of files, and exporters are not.
+            let name = format!("weights{i}.data");
+            rename(graph, &location, &name);
+            options.external_data(&name, bytes);
         }
         let model = options.load(proto.encode_to_vec()).map_err(|error| match error.node() {
             Some(node) => LoadError::Operator { node: node.to_owned(), why: error.to_string() },
@@ -87,6 +91,12 @@ impl Executable {
         let results = self.model.run(feeds, &self.outputs, None).map_err(|error| anyhow!("{error}"))?;
         results.into_iter().map(tensor).collect()
     }
+}
+
+/// Renames a file of weights.
+fn rename(graph: &mut GraphProto, from: &str, to: &str) {
+    let entries = graph.initializer.iter_mut().flat_map(|tensor| &mut tensor.external_data);
+    entries.filter(|entry| entry.key == "location" && entry.value == from).for_each(|entry| entry.value = to.into());
 }
 
 fn value<T>(dims: &[usize], numbers: Vec<T>) -> Result<Value>

@@ -19,6 +19,9 @@ pub mod model;
 pub mod tensor;
 pub mod weights;
 
+#[cfg(test)]
+mod tests;
+
 use qeff_plugin_api::onnx::{GraphProto, NodeProto};
 
 /// Replaces every node of a graph and of the graphs within its nodes by what `replace` makes of it.

@@ -126,7 +126,7 @@ fn dense(node: &NodeProto, stored: &BTreeMap<String, TensorProto>, files: &Files
         Ok(Some((tensor, bytes(tensor, files)?)))
     };
     let (columns, rows, length) = (number("K")?, number("N")?, number("block_size")?);
-    if number("bits")? != 4 || length == 0 || length % 2 != 0 {
+    if number("bits")? != 4 || length == 0 || !length.is_multiple_of(2) {
         bail!("expected 4 bits in blocks of an even length");
     }
     let per_row = columns.div_ceil(length);
@@ -151,7 +151,7 @@ fn dense(node: &NodeProto, stored: &BTreeMap<String, TensorProto>, files: &Files
     if groups.as_ref().is_some_and(|groups| groups.len() < columns) {
         bail!("g_idx has the wrong length");
     }
-    let nibble = |byte: u8, i: usize| if i % 2 == 0 { byte & 15 } else { byte >> 4 };
+    let nibble = |byte: u8, i: usize| if i.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
     let mut matrix = vec![0f32; columns * rows];
     for row in 0..rows {
         for column in 0..columns {

@@ -244,11 +244,14 @@ impl Network {
             dims: numbers(&binding.dims),
             size: binding.size() as u32,
             partial: binding.partial,
-            valid: true,
+            valid: false,
         });
         let set = IoSet { name: "default".into(), bindings: bindings.collect() };
+        let mut selected = set.clone();
+        // One of the two sets says this; which, the length of the open runtime's answer does not tell.
+        selected.bindings.iter_mut().for_each(|binding| binding.valid = true);
         let desc =
-            IoDesc { sets: vec![set.clone()], selected: Some(set), program: self.name.clone(), rows: self.shapes() };
+            IoDesc { sets: vec![set], selected: Some(selected), program: self.name.clone(), rows: self.shapes() };
         desc.encode_to_vec()
     }
 

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use self::args::{CardArgs, Found, ShapeArgs, stores};
 use super::forms::FormArgs;
-use super::{ModelArgs, talk};
+use super::{ModelArgs, talk, texts};
 use crate::artifacts::{Artifact, Digests, Waiting};
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Options, Program, Shape};
@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Refuse config fields that nothing reads and tensors that nothing uses.
     #[arg(long, conflicts_with = "onnx_path")]
     strict: bool,
+    /// Of a text encoder, one vector a text: mean, max, cls, last or another head, as for `embed`.
+    #[arg(long, value_name = "HEAD", conflicts_with = "onnx_path")]
+    pooling: Option<String>,
     #[command(flatten)]
     forms: FormArgs,
     #[command(flatten)]
@@ -148,7 +151,7 @@ fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> 
         rewrite: args.rewrite.clone(),
         strict: args.strict,
     };
-    let (checkpoint, described) = model.describe()?;
+    let (checkpoint, described) = texts::described(&model, args.pooling.as_deref())?;
     talk::warnings(&described.warnings);
     if !args.json {
         talk::notes(&described.notes);

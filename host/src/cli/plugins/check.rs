@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
+use super::super::loading::{self, LoadingArgs};
 use super::super::talk;
 use crate::checkpoint::Checkpoint;
 use crate::conformance::{self, Row, Verdict};
-use crate::plugins::Registry;
 
 /// Flags of `plugins check`.
 #[derive(Debug, clap::Args)]
@@ -19,14 +19,18 @@ pub(crate) struct Args {
     /// A checkpoint that the plugin describes, or whose weights are in its format; a tiny one does. May be repeated.
     #[arg(long, value_name = "DIR")]
     checkpoint: Vec<PathBuf>,
+    #[command(flatten)]
+    loading: LoadingArgs,
     /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut registry = Registry::builtin();
-    let origin = registry.choose(&args.plugin)?;
+    let mut registry = args.loading.registry()?;
+    let chosen = registry.choose(&args.plugin);
+    loading::say_remarks(&registry);
+    let origin = chosen?;
     let listed = registry.list();
     let plugin = listed
         .iter()

@@ -139,7 +139,8 @@ pub(crate) fn answer(wishes: Wishes<'_>, requests: &[Request], ready: Ready<'_>)
     }
     match failures.into_iter().reduce(|first, _| first) {
         None => Ok(()),
-        Some(Failure { requests: failed, error }) => {
+        Some(Failure { requests: mut failed, error }) => {
+            failed.sort_unstable();
             let failed: Vec<_> = failed.iter().map(usize::to_string).collect();
             let which = format!("prompt{} {}", if failed.len() == 1 { "" } else { "s" }, failed.join(", "));
             Err(anyhow::Error::new(error).context(format!("{which}: not answered to the end")))

@@ -21,7 +21,7 @@ use super::on_cards::DeviceArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::texts::classify::PairArgs;
 use super::texts::embed::VectorArgs;
-use super::texts::{self, Given, TextArgs};
+use super::texts::{self, Cards, Given, TextArgs};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
@@ -245,11 +245,6 @@ fn whole_text(args: &Args, task: TaskArg, started: Instant) -> Result<()> {
         Prompt::Text(text) => Given::Text(text.as_str().into()),
         Prompt::Ids(ids) => Given::Ids(ids),
     });
-    if args.cards.first_given().is_some() {
-        bail!(
-            "tasks embed and classify of `run` are on the CPU; `compile --seq-len 32,64,128` compiles their model for AI 100"
-        );
-    }
     let WholeTextArgs { vectors, pairs, texts } = &args.whole;
     let request = texts::Request {
         model: &args.model,
@@ -257,6 +252,7 @@ fn whole_text(args: &Args, task: TaskArg, started: Instant) -> Result<()> {
         forms: &args.forms,
         texts,
         rows: args.batch_size,
+        cards: Cards::named(&args.cards, &args.device)?,
         quiet: args.json,
     };
     match task {

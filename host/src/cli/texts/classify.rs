@@ -7,9 +7,11 @@ use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Task;
 use serde_json::{Value as Json, json};
 
-use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs};
+use super::{Answer, Cards, Given, Opened, Request, SourceArgs, TextArgs};
+use crate::cli::compile::args::CardArgs;
 use crate::cli::engines::EngineArgs;
 use crate::cli::forms::FormArgs;
+use crate::cli::on_cards::DeviceArgs;
 use crate::cli::{ModelArgs, talk};
 use crate::encode::Encoded;
 
@@ -35,13 +37,17 @@ pub(crate) struct Args {
     query: Option<String>,
     #[command(flatten)]
     texts: TextArgs,
-    /// Most texts in a call [default: 64].
+    /// Most texts in a call [default: 64; on AI 100 1].
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch_size: Option<u32>,
     #[command(flatten)]
     forms: FormArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    cards: CardArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print one JSON document with everything and how long it took, instead of a line a text.
     #[arg(long)]
     json: bool,
@@ -60,6 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         forms: &args.forms,
         texts: &args.texts,
         rows: args.batch_size,
+        cards: Cards::named(&args.cards, &args.device)?,
         quiet: args.json,
     };
     task(&request, &given, args.json, started)

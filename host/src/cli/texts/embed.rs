@@ -6,9 +6,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value as Json, json};
 
-use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs, pool};
+use super::{Answer, Cards, Given, Opened, Request, SourceArgs, TextArgs, pool};
+use crate::cli::compile::args::CardArgs;
 use crate::cli::engines::EngineArgs;
 use crate::cli::forms::FormArgs;
+use crate::cli::on_cards::DeviceArgs;
 use crate::cli::{ModelArgs, talk};
 use crate::encode::Encoded;
 use crate::encode::pooling;
@@ -49,13 +51,17 @@ pub(crate) struct Args {
     /// Write an array (.npy, .safetensors) or lines (.jsonl) to a file instead of stdout.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Most texts in a call [default: 64].
+    /// Most texts in a call [default: 64; on AI 100 1].
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch_size: Option<u32>,
     #[command(flatten)]
     forms: FormArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    cards: CardArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print one JSON document with all vectors and how long it took, instead of a line a text.
     #[arg(long, conflicts_with = "output")]
     json: bool,
@@ -71,6 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         forms: &args.forms,
         texts: &args.texts,
         rows: args.batch_size,
+        cards: Cards::named(&args.cards, &args.device)?,
         quiet: args.json,
     };
     let (answer, given) = embed(&request, &args.vectors, given, started)?;

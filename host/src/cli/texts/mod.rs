@@ -12,15 +12,21 @@ use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::{Embedding, Model, Op, Role};
 use serde_json::json;
 
+use super::compile::args::{CardArgs, Numbers, numbers};
 use super::engines::EngineArgs;
 use super::forms::{self, FormArgs};
+use super::on_cards::{self, DeviceArgs};
 use super::{ModelArgs, talk};
 use crate::checkpoint::Checkpoint;
+use crate::compile::Shape;
 use crate::describe::Described;
-use crate::encode::pooling::pooled;
+use crate::encode::batches::Shapes;
+use crate::encode::pooling::{heads, pooled};
 use crate::encode::ready::{self, CpuOptions};
+use crate::encode::recipe::Recipe;
 use crate::encode::{Encoded, Encoder, Work};
 use crate::plugins::Registry;
+use crate::runtime::cpu::engine::Engine;
 use crate::text::{Framed, Pair, Tokenizer};
 
 pub(crate) use source::SourceArgs;
@@ -34,6 +40,33 @@ pub(crate) struct TextArgs {
     /// Most tokens of a text, special ones included [default: what the checkpoint says].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,
+    /// On AI 100, the lengths that calls may have, of which the smallest that fits is taken [default: powers of two from 32
+    /// up to what the checkpoint says, at most 512].
+    #[arg(long, value_name = "N,…", value_parser = numbers)]
+    pub(crate) seq_len: Option<Numbers>,
+}
+
+/// Cards that a model is to run on.
+#[derive(Clone, Copy)]
+pub(crate) struct Cards<'a> {
+    cards: &'a CardArgs,
+    device: &'a DeviceArgs,
+}
+
+impl<'a> Cards<'a> {
+    /// The cards that flags name; `None` is the CPU.
+    pub(crate) fn named(cards: &'a CardArgs, device: &'a DeviceArgs) -> Result<Option<Self>> {
+        if cards.device_group.is_some() || cards.sdk.is_some() {
+            return Ok(Some(Cards { cards, device }));
+        }
+        let stray = cards.first_given().or(device.is_given().then_some("--device-timeout"));
+        match stray {
+            Some(flag) => {
+                bail!("{flag} is about AI 100, and this is on the CPU: add --device-group or --sdk, or leave it out")
+            }
+            None => Ok(None),
+        }
+    }
 }
 
 /// A text as it is given: words, or ids.
@@ -61,6 +94,8 @@ pub(crate) struct Request<'a> {
     pub(crate) texts: &'a TextArgs,
     /// Most texts in a call.
     pub(crate) rows: Option<u32>,
+    /// Where it runs, if not on the CPU.
+    pub(crate) cards: Option<Cards<'a>>,
     /// Whether anything but errors and warnings is to be said.
     pub(crate) quiet: bool,
 }
@@ -109,36 +144,72 @@ impl Opened {
         }
         let needs_words = given.iter().any(|given| matches!(given, Given::Text(_)));
         let tokenizer = if needs_words { Some(self.checkpoint.tokenizer()?) } else { None };
-        let longest = self.longest(texts, longest, tokenizer.as_ref())?;
+        let mut longest = self.longest(texts, longest, tokenizer.as_ref())?;
+        let lengths = match (&texts.seq_len, request.cards) {
+            (Some(_), None) => bail!("--seq-len is about AI 100; on the CPU calls have the length that texts need"),
+            (Some(Numbers(lengths)), Some(_)) => lengths.clone(),
+            (None, _) => usual_lengths(longest),
+        };
+        if request.cards.is_some() {
+            let most = lengths.iter().max().copied().unwrap_or(0);
+            longest = longest.min(usize::try_from(most).unwrap_or(usize::MAX));
+        }
         let framed = frame(given, tokenizer.as_ref(), longest, texts.truncate)?;
         check_ids(&framed, &self.described.model)?;
         let padding = padding(&self.checkpoint.config, tokenizer.as_ref())?;
-
-        let selected = engine.select()?;
-        if !quiet {
-            talk::say(&format!("engine: {}", selected.about));
-        }
-        let reach = framed.iter().map(|text| text.ids.len()).max().unwrap_or(1);
-        let options = CpuOptions {
-            engine: &*selected.engine,
-            longest: reach,
-            rows: request.rows.map(|n| n as usize),
-            padding,
-            forms: request.forms.forms(Target::Cpu)?,
+        let started = self.started;
+        let (mut encoder, engine): (Encoder, &'static str) = match request.cards {
+            Some(cards) => (self.on_cards(request, cards, lengths, padding)?, "qaic"),
+            None => {
+                let reach = framed.iter().map(|text| text.ids.len()).max().unwrap_or(1);
+                let selected = engine.select()?;
+                if !quiet {
+                    talk::say(&format!("engine: {}", selected.about));
+                }
+                (self.on_cpu(request, &*selected.engine, reach, padding)?, selected.engine.name())
+            }
         };
-        let ready = ready::cpu(self.described.model, &self.checkpoint.weights, options)?;
-        ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
-        if !quiet {
-            forms::say(&ready.quantised);
-        }
-        let (loaded, called) = (self.started.elapsed(), Instant::now());
-        let mut encoder: Encoder = ready.encoder;
+        let (loaded, called) = (started.elapsed(), Instant::now());
         let bar = talk::count_bar("texts", framed.len() as u64);
         let (encoded, work) = encoder.encode(&framed, &|count| bar.inc(count as u64))?;
         bar.finish_and_clear();
-        let metrics = Metrics { engine: selected.engine.name(), loaded, took: called.elapsed(), work };
+        let metrics = Metrics { engine, loaded, took: called.elapsed(), work };
         Ok(Answer { framed, encoded, metrics })
     }
+
+    fn on_cpu(self, request: &Request<'_>, engine: &dyn Engine, longest: usize, padding: u32) -> Result<Encoder> {
+        let rows = request.rows.map(|n| n as usize);
+        let options = CpuOptions { engine, longest, rows, padding, forms: request.forms.forms(Target::Cpu)? };
+        let ready = ready::cpu(self.described.model, &self.checkpoint.weights, options)?;
+        ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
+        if !request.quiet {
+            forms::say(&ready.quantised);
+        }
+        Ok(ready.encoder)
+    }
+
+    fn on_cards(self, request: &Request<'_>, on: Cards<'_>, lengths: Vec<u64>, padding: u32) -> Result<Encoder> {
+        let Cards { cards, device } = on;
+        let rows = u64::from(request.rows.unwrap_or(1));
+        let pairs = lengths.iter().map(|&length| Ok([usize::try_from(rows)?, usize::try_from(length)?]));
+        let shapes = Shapes::Compiled(pairs.collect::<Result<_>>()?);
+        let shape = Shape { batch_size: Some(rows), seq_lens: lengths, ..Shape::default() };
+        let forms = request.forms.forms(Target::Aic)?;
+        let one = on_cards::one(cards, device, forms, shape, self.described, &self.checkpoint)?;
+        if !request.quiet {
+            forms::say(&one.quantised);
+        }
+        let program = on_cards::open_program(&one.qpc, &one.place, 1)?;
+        Encoder::new(&one.model, Box::new(program), shapes, padding)
+    }
+}
+
+/// Lengths that a program for cards is compiled for if nobody says otherwise.
+fn usual_lengths(longest: usize) -> Vec<u64> {
+    let longest = (longest as u64).min(512);
+    let mut lengths: Vec<u64> = [32, 64, 128, 256].into_iter().filter(|length| *length < longest).collect();
+    lengths.push(longest);
+    lengths
 }
 
 /// What a model made of texts.
@@ -206,6 +277,16 @@ fn base_of(config: &Config, registry: &Registry) -> Config {
     let stem = named.first().and_then(|name| name.split_once("For")).map(|(stem, _)| format!("{stem}Model"));
     let base = stem.map(|stem| config.with_architecture(&stem));
     base.filter(|base| registry.architecture_for(base, None).is_ok()).unwrap_or_else(|| config.clone())
+}
+
+/// A checkpoint's model as it is, or with pooling heads on the model below its head.
+pub(crate) fn described(model: &ModelArgs, pooling: Option<&str>) -> Result<(Checkpoint, Described)> {
+    let Some(words) = pooling else { return model.describe() };
+    let recipe = Recipe::open(&model.model)?;
+    let transformer = recipe.as_ref().map_or(&model.model, |recipe| &recipe.transformer);
+    let mut opened = Opened::new(model, transformer, true, Instant::now())?;
+    pool(&mut opened, model, &heads(words))?;
+    Ok((opened.checkpoint, opened.described))
 }
 
 /// Pools the hidden states of a described model.

@@ -132,7 +132,7 @@ impl Ports {
             match *declaration {
                 Declaration::Input(i) => {
                     let input = &program.inputs[i];
-                    ports.inputs.push(port(Some(input.role), &input.name));
+                    ports.inputs.extend(taken(&input.name).then(|| port(Some(input.role), &input.name)));
                 }
                 Declaration::State(slot) => {
                     let state = program.state(slot);

@@ -121,6 +121,9 @@ fn parse(text: &str, header: &Path) -> Result<Layout, String> {
     Ok(Layout { header: header.to_owned(), version, size, device_mapping, timeout_ms })
 }
 
+/// Offset and bytes of each field of a struct.
+type Fields<'a> = BTreeMap<&'a str, (usize, usize)>;
+
 /// What a header declares, as far as it is needed.
 struct Names<'a> {
     /// Bodies of structs, by their names and those that a typedef gives them.
@@ -208,7 +211,7 @@ impl<'a> Names<'a> {
     }
 
     /// Bytes of a struct, with offset and bytes of each field.
-    fn layout(&self, body: &'a str) -> Result<(usize, BTreeMap<&'a str, (usize, usize)>), String> {
+    fn layout(&self, body: &'a str) -> Result<(usize, Fields<'a>), String> {
         let unclear = |what: &str| format!("{}: cannot tell the layout because of `{}`", STRUCTS[1], what.trim());
         let (mut offset, mut widest, mut fields) = (0usize, 1usize, BTreeMap::new());
         if let Some(line) = body.lines().find(|line| line.trim_start().starts_with('#')) {

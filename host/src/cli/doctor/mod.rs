@@ -1,10 +1,15 @@
-//! `doctor`: what was found on this machine, and what follows from it.
+//! `doctor`: what was found on this machine, and what follows from it; or whether it is what was assumed.
+
+mod acceptance;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Value as Json, json};
 
+use self::acceptance::Given;
+pub(crate) use self::acceptance::NotAccepted;
+use super::compile::args::{Numbers, numbers};
 use super::talk;
 use crate::compile::sdk::{INSTALLED, QnnSdk, ROOT_VARIABLE, Sdk, cards};
 use crate::home::home;
@@ -18,6 +23,12 @@ pub(crate) struct Args {
     /// Root of a QNN SDK, to look there.
     #[arg(long, value_name = "DIR")]
     qnn_sdk: Option<PathBuf>,
+    /// Check with a small checkpoint whether SDK and cards are what this program takes them to be. It compiles and runs.
+    #[arg(long, value_name = "MODEL")]
+    acceptance: Option<PathBuf>,
+    /// Cards for --acceptance [default: 0].
+    #[arg(long, value_name = "IDS", value_parser = numbers, requires = "acceptance")]
+    device_group: Option<Numbers>,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -31,6 +42,11 @@ struct Finding {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(model) = &args.acceptance {
+        let group = args.device_group.as_ref().map_or(&[0][..], |Numbers(group)| group);
+        let group = group.iter().map(|&card| i32::try_from(card)).collect::<Result<_, _>>()?;
+        return acceptance::run(&Given { model, sdk: args.sdk.as_deref(), group, json: args.json });
+    }
     let mut findings = vec![];
     let mut find = |what, found: String, so: String| findings.push(Finding { what, found, so });
     let home = home()?;
