@@ -300,7 +300,12 @@ fn the_compile_step_of_run() {
     let run = || qeff("run").model(&llama()).path("--sdk", sdk.root(), "SDK").home(home.path());
     let outcome = run().words("--prompt-ids 1,2,3 --device-group [0,1] --mxfp6 --ctx-len 64").run();
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(3), ""));
-    assert!(outcome.stderr.contains("running on AI 100 is not built yet"), "{}", outcome.stderr);
+    // This SDK compiles; it has no library to run with.
+    assert!(
+        outcome.stderr.contains("cannot open the AI 100 runtime SDK/dev/lib/x86_64/libQAic.so"),
+        "{}",
+        outcome.stderr
+    );
     let call = sdk.calls().into_iter().find(|call| call.starts_with("qaic-compile ")).expect("a call");
     assert!(call.contains("mdp_ts_2.json") && call.contains("-mxfp6-matmul"), "{call}");
     let said = run().words("--prompt-ids 1,2,3 --ctx-len 2").refuses();

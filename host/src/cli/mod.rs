@@ -97,6 +97,7 @@ enum Verb {
 
 /// The flags that say which model is meant, and how it is described.
 #[derive(Debug, clap::Args)]
+#[group(args = ["model"])] // Given if a model is, where a verb can do without.
 pub(crate) struct ModelArgs {
     /// Folder of a checkpoint (config.json and safetensors files), or a .gguf file.
     #[arg(long, value_name = "PATH", visible_alias = "model-name", alias = "local-model-dir")]
