@@ -7,6 +7,8 @@ mod decode;
 mod devices;
 mod execute;
 mod faults;
+mod images;
+mod texts;
 
 use qeff::cards::Cards;
 use qeff::command::{Command, Outcome};
