@@ -1,16 +1,24 @@
-//! What the fuzz targets do with their bytes: open them as a checkpoint, and read whatever can be read.
+//! What the fuzz targets do with their bytes: open them as a checkpoint, and read whatever can be read; look at them as a
+//! plugin's file; take them for what a plugin answers.
 //!
 //! An ordinary test replays the seeds through the same functions, so a seed that once broke something stays one.
 #![allow(dead_code)] // Each target calls its own part.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qeff_core::qpc::{Direction, Interface, Qpc};
+use qeff_core::validate::validate;
 use qeff_core::weights::blocks::{BlockPart, ZeroPoint};
 use qeff_core::weights::gguf::Header;
 use qeff_core::weights::quantised::Quantization;
 use qeff_core::weights::{Checkpoint, TensorSource};
+use qeff_host::plugins::{file, worker};
+use qeff_plugin_api::abi::{Call, Calls, Manifest, Plugin};
 use qeff_plugin_api::config::Config;
+use qeff_plugin_api::graph::Model;
+use qeff_plugin_api::plugin::{PluginError, Request};
+use qeff_plugin_api::{DType, TensorIndex, TensorInfo, wire};
 use tempfile::TempDir;
 
 /// Between the files of an input that stands for several.
@@ -188,4 +196,64 @@ fn read_all(checkpoint: &Checkpoint) {
             }
         }
     }
+}
+
+/// A plugin's file, before anything of it is executed.
+pub(crate) fn plugin_file(input: &[u8]) {
+    if let Ok((symbol, manifest)) = file::inspect(input) {
+        assert!(symbol.starts_with(qeff_plugin_api::abi::SYMBOL_PREFIX));
+        let text = manifest.to_json().to_string();
+        assert_eq!(Manifest::parse(&text).as_ref(), Ok(&manifest));
+        assert!(!manifest.name.contains(['/', '\0', '\u{1b}']));
+    }
+}
+
+/// A plugin that has one answer to everything.
+struct Parrot(Vec<u8>);
+
+impl Calls for Parrot {
+    fn call(&self, _: u32, _: Call<'_>) -> Result<Vec<u8>, PluginError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// What a plugin answers: a worker's reply, or what is in one.
+pub(crate) fn plugin_answer(input: &[u8]) {
+    let answer = worker::read_reply(input).unwrap_or_else(|_| input.to_vec());
+    let one = || vec!["one".to_owned()];
+    let manifest = Manifest {
+        name: "fuzz".into(),
+        version: "0.0.0".into(),
+        api: "0.0.0".into(),
+        architectures: vec![one()],
+        pooling: one(),
+        rewrites: one(),
+        formats: one(),
+        rustc: "none".into(),
+        target: "none".into(),
+        panic: "unwind".into(),
+    };
+    let plugin = Plugin::new(manifest, Arc::new(Parrot(answer)));
+    let info = TensorInfo { dtype: DType::F32, shape: vec![5, 3] };
+    let tensors: TensorIndex = [("table.weight".to_owned(), info)].into_iter().collect();
+    let Ok(config) = Config::parse(r#"{"width": 3}"#) else { return };
+    let request = Request { config, tensors };
+    for architecture in plugin.architectures() {
+        architecture.recognise(&request.config);
+        if let Ok(model) = architecture.describe(&request) {
+            look_at(&model, &request.tensors);
+        }
+    }
+    for format in plugin.formats() {
+        format.probe(b"", "file");
+        let _ = format.index(b"", 100);
+    }
+}
+
+/// What the host does with every description: it goes over the wire once more, and is validated.
+fn look_at(model: &Model, tensors: &TensorIndex) {
+    let bytes = wire::encode(model);
+    let again = wire::decode(&bytes, tensors).expect("what was read can be written and read");
+    assert!(wire::encode(&again) == bytes);
+    let _ = validate(model, tensors);
 }

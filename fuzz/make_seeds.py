@@ -5,9 +5,11 @@
 
 harness.rs says what the files of a seed are and what stands between them.
 """
+import base64
 import json
 import shutil
 import struct
+import zlib
 from pathlib import Path
 
 SEEDS = Path(__file__).parent / "seeds"
@@ -116,10 +118,91 @@ def write(target, name, *files):
     (SEEDS / target / name).write_bytes(CUT.join(files))
 
 
+MANIFEST = dict(name="acme", version="1.0.0", api="0.1.0", rustc="rustc 1.95.0", target="x86_64-unknown-linux-gnu", panic="unwind",
+                architectures=[["AcmeForCausalLM"]], pooling=[], rewrites=["acme"], formats=[])
+
+
+def elf(manifest=MANIFEST, symbols=("qeff_plugin_v1__acme",), needed=("libc.so.6",), extra=(), machine=62):
+    """A shared object of one segment: symbols, names, dynamic table, note."""
+    names = b"\0"
+
+    def name(string):
+        nonlocal names
+        names += string.encode() + b"\0"
+        return len(names) - len(string) - 1
+
+    note = json.dumps(manifest).encode() if isinstance(manifest, dict) else manifest
+    note += b" " * (-len(note) % 4)
+    note = struct.pack("<III", 5, len(note), 1) + b"QEFF\0\0\0\0" + note
+    syms = bytes(24) + b"".join(struct.pack("<IBBHQQ", name(s), 0x11, 0, 1, 0x1000, 512) for s in symbols)
+    tags = [(1, name(n)) for n in needed] + [(tag, name(value) if isinstance(value, str) else value) for tag, value in extra]
+    at = 64 + 4 * 56
+    places = []
+    dynamic = b"".join(struct.pack("<QQ", *tag) for tag in [*tags, (5, 0), (10, len(names)), (0, 0)])
+    for part in (syms, names, dynamic, note):
+        at += -at % 8
+        places.append((at, len(part)))
+        at += len(part)
+    dynamic = b"".join(struct.pack("<QQ", *tag) for tag in [*tags, (5, places[1][0]), (10, len(names)), (0, 0)])
+    out = bytearray(at)
+    for (start, length), part in zip(places, (syms, names, dynamic, note)):
+        out[start:start + length] = part
+    section_names = b"\0.dynsym\0.dynstr\0.dynamic\0.note.qeff\0.shstrtab\0"
+    names_at = len(out)
+    out += section_names
+    out += bytes(-len(out) % 8)
+    table = len(out)
+    kinds = [(1, 11, 0, 2, 24), (9, 3, 1, 0, 0), (17, 6, 2, 2, 16), (26, 7, 3, 0, 0)]
+    out += bytes(64)
+    for title, kind, which, link, entry in kinds:
+        start, length = places[which]
+        out += struct.pack("<IIQQQQIIQQ", title, kind, 2, start, start, length, link, 1 if kind == 11 else 0, 4 if kind == 7 else 8, entry)
+    out += struct.pack("<IIQQQQIIQQ", 37, 3, 0, 0, names_at, len(section_names), 0, 0, 1, 0)
+    out[:64] = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 64, table, 0, 64, 56, 4, 64, 6, 5)
+    segments = [(1, 5, 0, len(out)), (2, 6, *places[2]), (4, 4, *places[3]), (0x6474e551, 6, 0, 0)]
+    for i, (kind, flags, start, length) in enumerate(segments):
+        out[64 + 56 * i:64 + 56 * (i + 1)] = struct.pack("<IIQQQQQQ", kind, flags, start, start, start, length, length, 8)
+    return bytes(out)
+
+
+# What tests/plugins/everything answers for a table of 5 rows of 3: its model in the wire form, with the fields it read.
+ANSWER = zlib.decompress(base64.b64decode("""
+eNp9UMFOwkAQTSnCdjQIG2MiCRqXeDGooLceazwavZlgTLNtB7rQbqFdQqLhwq/4Kf6Y7VINmuhpZ+e9N/PmwXuVAK3OcTSyP0y4BUvI2UK5IsigobgX4eUS
+xThU3T6tnPXbLd27uos9DAIhx26fWd8fW8+BNuRMWgtFEKBktYeFyiduMFqNuZDnj2SHmE3D+bVhcggkSnyuRCIp+CH601kipJocw26hLol0f8m2hWxmDHtb
+xukJdEidHsEeBY8rP3Qz8Ypg0XqGczdCORxAgyuFsljkxjybaonxj8S7gPIg2oXTnNr5kwoVYq6NfSDaMvcVNUc312sDAXQnTSLM6NMb04YzZpdVYZ3ZTCVT
+lBnrsZ8Oc0Q/qx5LdKBaWGZsfxWrlVNpthwCOu2mkTbL5LI8zZhTY5B2oLUxlvqhUOirRYqUOHx8nwQYpQdgaVgVqdRR+nk3pdYzW4pAhezlEyWgpw8=
+"""))
+
+
+def answers():
+    tensor = message((1, "table.weight"), (2, 2), (3, 5), (3, 3))
+    tensors = message((2, message((1, tensor), (2, 12), (3, 15), (4, "plus-one"))))
+    return {
+        "model": ANSWER, "reply": message((1, ANSWER)), "cut": ANSWER[:-30], "more": message((1, 4096)), "tensors": tensors,
+        "reply-tensors": message((1, tensors)), "error": message((2, message((1, "no")))),
+        "config-error": message((2, message((2, "a"), (2, "b"), (2, "c")))),
+        "panic": message((2, message((1, "no"), (3, "lib.rs:1")))), "empty": b"", "without-model": message((2, "[]")),
+    }
+
+
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
-    for target in ("safetensors", "gguf", "quantised", "qpc"):
+    for target in ("safetensors", "gguf", "quantised", "qpc", "plugin_answer", "plugin_file"):
         (SEEDS / target).mkdir(parents=True)
+
+    for name, answer in answers().items():
+        write("plugin_answer", name, answer)
+    write("plugin_file", "sound", elf())
+    write("plugin_file", "cut", elf()[:-100])
+    write("plugin_file", "two-symbols", elf(symbols=("qeff_plugin_v1__a", "qeff_plugin_v1__b")))
+    write("plugin_file", "no-symbol", elf(symbols=("main",)))
+    write("plugin_file", "other-epoch", elf(symbols=("qeff_plugin_v2__a",)))
+    write("plugin_file", "needs", elf(needed=("libc.so.6", "libevil.so")))
+    write("plugin_file", "runpath", elf(extra=[(29, "/tmp")]))
+    write("plugin_file", "audit", elf(extra=[(0x6ffffefc, "/tmp/a.so")]))
+    write("plugin_file", "other-machine", elf(machine=183))
+    write("plugin_file", "name-of-a-path", elf(dict(MANIFEST, name="../acme")))
+    write("plugin_file", "no-json", elf(b"hello"))
 
     two = [("a", "F32", [2, 3]), ("b", "F8_E4M3", [5]), ("c", "I64", [])]
     write("safetensors", "sound", file(two))

@@ -30,6 +30,35 @@ fn seeds_of_the_fuzz_targets_are_replayed() -> Result<()> {
     seeds("gguf")?.iter().for_each(|seed| folder.gguf(seed));
     seeds("quantised")?.iter().for_each(|seed| folder.quantised(seed));
     seeds("qpc")?.iter().for_each(|seed| harness::qpc(seed));
+    seeds("plugin_answer")?.iter().for_each(|seed| harness::plugin_answer(seed));
+    seeds("plugin_file")?.iter().for_each(|seed| harness::plugin_file(seed));
+    Ok(())
+}
+
+/// The seeds of the plugin targets are what they are called, so that mutations of them go deep.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn seeds_of_plugin_files_are_what_they_are_called() -> Result<()> {
+    let said = |name: &str| -> Result<String> {
+        let bytes = std::fs::read(root().join("fuzz/seeds/plugin_file").join(name))?;
+        Ok(qeff_host::plugins::file::inspect(&bytes).map_or_else(|fault| fault.to_string(), |found| found.1.name))
+    };
+    for (name, expected) in [
+        ("sound", "acme"),
+        ("cut", "it is truncated or damaged"),
+        ("two-symbols", "it holds several plugins: qeff_plugin_v1__a, qeff_plugin_v1__b"),
+        ("no-symbol", "not a qeff plugin"),
+        ("other-epoch", "built for plugin ABI 2"),
+        ("needs", "it needs the library `libevil.so`"),
+        ("runpath", "(RUNPATH `/tmp`)"),
+        ("audit", "it asks for other libraries in its place"),
+        ("other-machine", "it was built for aarch64"),
+        ("name-of-a-path", "found `../acme`"),
+        ("no-json", "its manifest is malformed"),
+    ] {
+        let said = said(name)?;
+        assert!(said.contains(expected), "{name}: {said}");
+    }
     Ok(())
 }
 

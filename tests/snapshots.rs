@@ -24,6 +24,7 @@ const ARCHITECTURES: &[(&str, &str, &str, u64)] = &[
     ("granite", "granite/multipliers", "num_hidden_layers", 1),
     ("gpt_oss", "gpt_oss/base", "num_hidden_layers", 1),
     ("swiftkv", "swiftkv/sharded-f32", "num_hidden_layers", 2),
+    ("wav2vec2", "wav2vec2/base", "num_hidden_layers", 1),
 ];
 
 /// The model of a fixture with fewer layers.
@@ -66,6 +67,42 @@ fn onnx_of_each_target() -> Result<()> {
             snapshot(architecture, target.name(), &onnx::text::print(&lowered));
         }
     }
+    Ok(())
+}
+
+/// Whisper, and the two programs that its guards make of it on the CPU.
+#[test]
+fn guards() -> Result<()> {
+    let (model, checkpoint) = shortened("whisper/odd-heads", "decoder_layers", 1)?;
+    snapshot("whisper", "graph", &text::print(&model));
+    let lowered = lower(&model.programs[0], checkpoint.weights.index(), Target::Aic)?;
+    snapshot("whisper", "aic", &onnx::text::print(&qeff_core::lower::Lowered { functions: vec![], ..lowered }));
+    let mut split = model.clone();
+    let report = qeff_core::passes::guards(&mut split).expect("a guard");
+    let [filled, kept] = &split.programs[..] else { panic!("{} programs", split.programs.len()) };
+    qeff_core::validate::validate(&split, checkpoint.weights.index())?;
+    let alone = Model { programs: vec![kept.clone()], ..split.clone() };
+    snapshot("whisper", "graph-kept", &format!("{report}\n\n{}", text::print(&alone)));
+    // What fills is all of it, but for the guard.
+    let nodes = |program: &qeff_plugin_api::graph::Program| program.nodes().len();
+    assert_eq!(nodes(filled) + 10, nodes(&model.programs[0]), "the guard is gone, and nothing else");
+    let ports = |program| -> Result<(Vec<String>, Vec<String>)> {
+        let graph = lower(program, checkpoint.weights.index(), Target::Cpu)?.graph;
+        Ok((
+            graph.input.into_iter().map(|port| port.name).collect(),
+            graph.output.into_iter().map(|port| port.name).collect(),
+        ))
+    };
+    let (taken, given) = (ports(filled)?, ports(kept)?);
+    let cross = "past_key_cross.0".to_owned();
+    assert!(!taken.0.contains(&cross) && taken.1.contains(&format!("{cross}_RetainedState")));
+    assert!(given.0.contains(&cross) && !given.1.contains(&format!("{cross}_RetainedState")));
+    assert!(taken.0.contains(&"input_features".to_owned()) && !given.0.contains(&"input_features".to_owned()));
+    // Without a guard the pass leaves a model alone.
+    let (plain, _) = shortened("llama/base", "num_hidden_layers", 1)?;
+    let mut same = plain.clone();
+    assert!(qeff_core::passes::guards(&mut same).is_none());
+    assert_eq!(same, plain);
     Ok(())
 }
 

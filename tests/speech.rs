@@ -10,7 +10,7 @@ use qeff_host::forms::WeightForms;
 use qeff_host::prepare::{CpuPrograms, cpu_programs};
 use qeff_host::runtime::cpu::engine::Engine;
 use qeff_host::speech::cpu::CpuDecoder;
-use qeff_host::speech::ctc::{self, Frames, Spelling};
+use qeff_host::speech::ctc::{self, Frames, Labeller, Spelling};
 use qeff_host::speech::listen::{Fallback, PassOptions, pass};
 use qeff_host::speech::prompt::{Prompt, Wish, likeliest_language};
 use qeff_host::speech::transcribe::{Options, Transcript, check_windows, features};
@@ -153,13 +153,14 @@ fn check_wav2vec2(name: &str, engine: &dyn Engine) -> Result<()> {
     let Extractor::Samples(extractor) = case.extractor else { anyhow::bail!("no extractor of samples") };
     let frames = Frames::read(&case.checkpoint.config.to_text())?;
     let spelling = Spelling::open(&case.checkpoint)?.context("no vocab.json")?;
-    let mut program = case.programs(engine)?.take("main")?;
+    let model = describe(&case.checkpoint)?;
+    let mut labeller = Labeller::new(case.programs(engine)?.take("main")?, &model.programs[0])?;
     let recording = case.recording()?;
     for expected in case.list("cases")? {
         let what = text(&expected["name"])?;
         let count = expected["samples"].as_u64().context("samples")? as usize;
         let waveform = Waveform { samples: recording.samples[..count].to_vec(), rate: recording.rate };
-        let logits = frames.label(&mut program, &extractor, &waveform)?;
+        let logits = frames.label(&mut labeller, &extractor, &waveform)?;
         let rows: Vec<_> = (0..logits.rows()).map(|row| logits.row(row)).collect();
         let expected_rows = tensor_rows(&fixture(name), &format!("{what}.logits"))?;
         compare_rows(what, &expected_rows, &rows)?;
@@ -217,11 +218,12 @@ fn both_spellings_of_the_weight_norm() -> Result<()> {
     let engine = &*engines()?[0];
     let logits = |dir: &Path| -> Result<Vec<f32>> {
         let checkpoint = Checkpoint::open(dir)?;
-        let mut program =
-            cpu_programs(&describe(&checkpoint)?, &checkpoint.weights, engine, WeightForms::default())?.take("main")?;
+        let model = describe(&checkpoint)?;
+        let mut programs = cpu_programs(&model, &checkpoint.weights, engine, WeightForms::default())?;
+        let mut labeller = Labeller::new(programs.take("main")?, &model.programs[0])?;
         let Extractor::Samples(extractor) = Extractor::open(dir)? else { anyhow::bail!("samples") };
         let waveform = read(&fixture("audio/float.wav"), 16_000, Limits::default())?;
-        let logits = Frames::read(&checkpoint.config.to_text())?.label(&mut program, &extractor, &waveform)?;
+        let logits = Frames::read(&checkpoint.config.to_text())?.label(&mut labeller, &extractor, &waveform)?;
         Ok((0..logits.rows()).flat_map(|row| logits.row(row).to_vec()).collect())
     };
     let dir = tempfile::tempdir()?;

@@ -22,7 +22,7 @@ pub struct DescribeOptions<'a> {
 }
 
 /// A described model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Described {
     /// The model.
     pub model: Model,

@@ -22,3 +22,4 @@ pub mod qpc;
 pub mod runtime;
 pub mod speech;
 pub mod text;
+pub mod vision;

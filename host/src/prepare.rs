@@ -6,7 +6,7 @@ use qeff_core::passes::{self, Features, PassReport};
 use qeff_core::validate::validate;
 use qeff_core::weights::Checkpoint as Weights;
 use qeff_plugin_api::WeightExpr;
-use qeff_plugin_api::graph::{Model, Program};
+use qeff_plugin_api::graph::{Model, Program, Role};
 use qeff_plugin_api::weight::RopeTable;
 
 use crate::forms::WeightForms;
@@ -14,12 +14,13 @@ use crate::runtime::cpu::engine::Engine;
 use crate::runtime::cpu::session::{CpuSession, Extent};
 use crate::runtime::cpu::{self, CpuProgram, Residence, load};
 
-/// The program of a model that generates text.
+/// The program of a model that generates text: the only one, or the one of several that scores tokens.
 ///
 /// # Errors
 /// If the model has none.
 pub fn main_program(model: &Model) -> Result<&Program> {
-    model.program("main").with_context(|| format!("{} has no program `main`", model.architecture))
+    let scores = || model.programs.iter().find(|program| program.output(Role::Logits).is_some());
+    model.program("main").or_else(scores).with_context(|| format!("{} has no program `main`", model.architecture))
 }
 
 /// Most positions of a sequence where the model itself was not made for more. Tables are made for as many as a request can

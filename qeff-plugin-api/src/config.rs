@@ -337,6 +337,48 @@ impl Config {
         Ok(json.map(|json| Config { json, path: self.field(key), read: Rc::clone(&self.read) }))
     }
 
+    /// A nested object, in which absent fields have these values; no more than those, if the object itself is absent.
+    ///
+    /// # Errors
+    /// If the field holds something else.
+    pub fn object_or(&self, key: &str, defaults: &[(&str, u64)]) -> Result<Config, ConfigError> {
+        let empty =
+            || Config { json: Json::Object(Default::default()), path: self.field(key), read: Rc::clone(&self.read) };
+        let mut object = self.opt_object(key)?.unwrap_or_else(empty);
+        if let Some(fields) = object.json.as_object_mut() {
+            for &(name, value) in defaults {
+                fields.entry(name).or_insert_with(|| value.into());
+            }
+        }
+        Ok(object)
+    }
+
+    /// A whole number ≥ 1, of the size a dimension can have, or a list of two of them; one number stands for both.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn count_pair_or(&self, key: &str, default: u64) -> Result<[u64; 2], ConfigError> {
+        let size = |v: &Json| v.as_u64().filter(|n| (1..=MAX_SIZE).contains(n));
+        let pair = |v: &Json| match v {
+            Json::Array(list) => list.iter().map(size).collect::<Option<Vec<_>>>()?.try_into().ok(),
+            one => size(one).map(|n| [n; 2]),
+        };
+        let expected = format!("a whole number from 1 to {MAX_SIZE}, or two of them");
+        Ok(self.typed(key, &expected, pair)?.unwrap_or([default; 2]))
+    }
+
+    /// Whole numbers: a list of them or a single one, `default` if absent.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn whole_numbers_or(&self, key: &str, default: &[i64]) -> Result<Vec<i64>, ConfigError> {
+        let numbers = |v: &Json| match v {
+            Json::Array(list) => list.iter().map(Json::as_i64).collect(),
+            one => one.as_i64().map(|n| vec![n]),
+        };
+        Ok(self.typed(key, "a whole number or a list of them", numbers)?.unwrap_or_else(|| default.to_vec()))
+    }
+
     /// The names of the fields, in the order of the file; looking at names reads none of them.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.json.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str))
@@ -400,7 +442,8 @@ fn collect_unread(json: &Json, path: &str, read: &BTreeSet<String>, unread: &mut
     let Some(object) = json.as_object() else { return };
     for (key, value) in object {
         let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        let top = path.is_empty();
+        // The config of a part of the model has the fields that every config has.
+        let top = path.is_empty() || path.ends_with("_config") && path != "quantization_config";
         let inert = top && (INERT.contains(&key.as_str()) || *value == false && INERT_IF_FALSE.contains(&key.as_str()));
         if inert || says_nothing(value) {
             continue;

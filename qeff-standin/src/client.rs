@@ -209,6 +209,15 @@ impl Client {
         answer(status, context)
     }
 
+    /// `qaicSetLogLevel`.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub fn log_level(&self, context: u64, level: u32) -> Answer<()> {
+        let function = symbol!(self, "qaicSetLogLevel", fn(u64, u32));
+        answer(unsafe { function(context, level) }, ())
+    }
+
     /// `qaicOpenQpcFile`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod decode;
 mod devices;
 mod execute;
 mod faults;
+mod images;
 mod texts;
 
 use qeff::cards::Cards;

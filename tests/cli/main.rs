@@ -16,7 +16,9 @@ mod linked;
 mod machine;
 mod prompts;
 mod quantised;
+mod speech;
 mod text;
+mod vlm;
 mod weights;
 
 use std::path::PathBuf;

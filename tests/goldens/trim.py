@@ -12,7 +12,7 @@ from pathlib import Path
 CASES = [
     "gpt2", "gpt2+cb", "llama-gqa", "llama-gqa+cb", "llama-gqa+tlm", "llama-gqa+cb+tlm", "llama-gqa+ccl", "llama-tied",
     "llama-rope3", "mistral", "mistral-sw", "qwen2", "qwen2+cb", "qwen3", "granite", "granite+cb", "gpt_oss", "llama-awq", "llama-gptq",
-    "llama-gqa+fp16", "llama-swiftkv",
+    "llama-gqa+fp16", "llama-swiftkv", "whisper", "wav2vec2",
 ]
 # Everything else in these configs is bookkeeping that no graph depends on.
 CONFIG = [
@@ -24,6 +24,10 @@ CONFIG = [
     "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "activation_function",
     "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention",
     "num_local_experts", "num_experts_per_tok", "num_key_value_layers", "key_value_group_size", "swiftkv",
+    "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim",
+    "num_mel_bins", "max_source_positions", "max_target_positions", "scale_embedding",
+    "conv_dim", "conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_extract_activation", "num_feat_extract_layers",
+    "num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "do_stable_layer_norm", "layer_norm_eps", "add_adapter", "adapter_attn_dim",
 ]
 
 
@@ -48,6 +52,29 @@ def trimmed(case: str, recording: dict) -> dict:
         "functions": [
             {key: function[key] for key in ("domain", "name", "inputs", "outputs", "attributes", "opset_import", "nodes")}
             for function in model["functions"]
+        ],
+    }
+
+
+PROGRAMS = ["llava+dual", "llava+single", "llava_next+dual"]
+PARTS = ["image_size", "patch_size", "image_token_index", "image_grid_pinpoints", "vision_feature_layer",
+         "vision_feature_select_strategy", "projector_hidden_act", "multimodal_projector_bias", "layer_norm_eps", "num_channels"]
+
+
+def of_programs(case: str, recording: dict) -> dict:
+    """Of models with several programs, what can be seen from outside."""
+    config = recording["models"][0]["hashed_export_params"]["config"]
+    kept = lambda values: {
+        key: kept(value) if key in ("text_config", "vision_config") else value
+        for key, value in values.items() if key in CONFIG + PARTS + ["text_config", "vision_config"]
+    }
+    return {
+        "case": case,
+        "config": kept(config),
+        "programs": [
+            {key: model[key] for key in ("ir_version", "opset_import", "inputs", "outputs")}
+            | {"custom_ops": sorted(call["op"] for call in model["custom_op_calls"])}
+            for model in recording["models"]
         ],
     }
 
@@ -79,6 +106,9 @@ def main() -> None:
         text = written(golden) + "\n"
         assert json.loads(text) == golden
         (here / f"{case}.json").write_text(text)
+    for case in PROGRAMS:
+        golden = of_programs(case, json.loads((source / f"{case}.json").read_text()))
+        (here / "programs" / f"{case}.json").write_text(written(golden) + "\n")
 
 
 main()

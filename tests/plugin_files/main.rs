@@ -7,6 +7,7 @@ mod same;
 mod sandbox;
 mod search;
 mod trust;
+mod variants;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -151,14 +151,50 @@ fn what_others_could_change_is_not_loaded() {
     user.describe(bag.path(), text(&file)).succeeds();
 }
 
+/// A key of somebody who signs: its secret half, and the file of the public one.
+fn key() -> (minisign::SecretKey, String) {
+    let pair = minisign::KeyPair::generate_unencrypted_keypair().expect("a key");
+    (pair.sk, pair.pk.to_box().expect("a key").to_string())
+}
+
+fn sign(key: &minisign::SecretKey, file: &Path) {
+    let bytes = fs::read(file).expect("a file");
+    let signature = minisign::sign(None, key, &*bytes, Some("release 0.1.0"), None).expect("a signature");
+    fs::write(format!("{}.minisig", file.display()), signature.to_string()).expect("a file");
+}
+
 #[test]
 fn signatures_are_optional_until_they_are_asked_for() {
     let user = User::new();
     let file = plugin_in(user.home.path(), "everything");
-    let said = user.plugins(&["add", text(&file), "--signed"]).refuses();
+    let add = |flags: &[&str]| user.plugins(&["add", text(&file)]).args(flags);
+    let said = add(&["--signed"]).refuses();
     check(&said, "no key of yours signed");
     check(&said, "CONFIG/qeff/keys");
-    let signature = user.path("everything.so.minisig");
-    fs::write(&signature, "nonsense").expect("a file");
-    check(&user.plugins(&["add", text(&file)]).refuses(), "everything.so.minisig: no signature of minisign");
+    check(&add(&[]).succeeds().stdout, "signed    by nobody whose key you have");
+
+    // By somebody whom the user does not know yet.
+    let (acme, public) = key();
+    sign(&acme, &file);
+    check(&add(&[]).succeeds().stdout, "signed    by nobody whose key you have");
+    add(&["--signed"]).refuses();
+    let keys = user.path("config/qeff/keys");
+    fs::create_dir_all(&keys).expect("a folder");
+    fs::write(keys.join("other.pub"), key().1).expect("a key");
+    add(&["--signed"]).refuses();
+    fs::write(keys.join("acme.pub"), public).expect("a key");
+    check(&add(&["--signed"]).succeeds().stdout, "signed    by acme: release 0.1.0");
+    assert_eq!(user.plugins(&["info", text(&file), "--json"]).succeeds().json()["signed_by"], "acme");
+
+    // A known key under another file.
+    let mut bytes = fs::read(&file).expect("a file");
+    bytes.push(0);
+    fs::write(&file, bytes).expect("a file");
+    check(&add(&[]).refuses(), "everything.so.minisig: by the key `acme`, but not of this file");
+    fs::write(user.path("everything.so.minisig"), "nonsense").expect("a file");
+    check(&add(&[]).refuses(), "everything.so.minisig: no signature of minisign");
+    fs::remove_file(user.path("everything.so.minisig")).expect("a file");
+    fs::write(keys.join("acme.pub"), "nonsense").expect("a key");
+    sign(&acme, &file);
+    check(&add(&[]).refuses(), "acme.pub: no public key of minisign");
 }

@@ -10,6 +10,7 @@ use qeff_plugin_api::config::Config;
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 use serde_json::Value as Json;
 
+use crate::golden_speech;
 use crate::root;
 use crate::scratch::Stored;
 
@@ -205,6 +206,8 @@ impl Golden {
                 }
                 both("transformer.ln_f".into(), &[hidden]);
             }
+            Some("whisper") => golden_speech::whisper(config, &mut add)?,
+            Some("wav2vec2") => golden_speech::wav2vec2(config, &mut add)?,
             other => bail!("{}: the tensors of model type {other:?} are not known", self.name),
         }
         Ok(GoldenTensors { index: tensors, block: self.block })

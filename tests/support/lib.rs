@@ -1,6 +1,7 @@
 //! Support for the integration tests: fixtures, and what Hugging Face computed for them; goldens, and what they stand for.
 
 pub mod golden;
+mod golden_speech;
 
 pub mod cards;
 pub mod command;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Target};
 use qeff_core::onnx::{self, ExportError, Exported};
-use qeff_core::passes::Features;
+use qeff_core::passes::{self, Features};
 use qeff_core::weights::{Clipped, PackError, PackOptions, Progress};
 use qeff_plugin_api::DType;
 use serde_json::{Value as Json, json};
@@ -17,6 +17,7 @@ use super::{talk, texts};
 use crate::interrupt::Interrupts;
 use crate::linking::{Linking, Remainder};
 use crate::prepare;
+use crate::vision::{Size, sizes};
 
 /// Flags of `export`.
 #[derive(Debug, clap::Args)]
@@ -57,6 +58,13 @@ pub(crate) struct Args {
     /// For --target aic, keep the input that tells which of two texts a token belongs to; the reference's graphs have none.
     #[arg(long)]
     token_type_ids: bool,
+    /// Height and width of the images that a model of any resolution is to see; repeat the flag for several, each of which
+    /// gets a vision program of its own [default: 1109x1610 for AI 100, any size for the CPU].
+    #[arg(long, value_name = "HxW")]
+    image_size: Vec<Size>,
+    /// One program that looks at images with every call, instead of a vision and a language program.
+    #[arg(long)]
+    single_qpc: bool,
     #[command(flatten)]
     forms: FormArgs,
     /// Memory for converting weights, in MB.
@@ -166,6 +174,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         context: args.ccl_enabled,
         reach: args.ctx_len.map_or(0, u64::from),
     };
+    if !args.image_size.is_empty() || target == Target::Aic && sizes::packs(&described.model) {
+        sizes::fix(&mut described.model, &checkpoint, &args.image_size)?;
+    }
+    let joined = if args.single_qpc { Some(passes::join(&mut described.model)?) } else { None };
     let (quantised, report) = forms.quantised(&mut described.model, &checkpoint.weights)?;
     let source = forms.facets(&quantised);
     let linking = match args.storage {
@@ -181,12 +193,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => prepare::prepare(described.model, &source, &features, how)?,
         Some(linking) => linking.prepare(described.model, &source, &features, how)?,
     };
-    prepared.reports.splice(0..0, report);
+    prepared.reports.splice(0..0, joined.into_iter().chain(report));
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     let passes: Vec<_> = prepared.reports.iter().map(|report| report.pass).collect();
     let metadata = [("qeff_transforms", passes.join(",")), ("qeff.target", target.name().to_owned())];
 
-    let mut exports = vec![];
+    let (mut exports, mut shared) = (vec![], onnx::Shared::default());
     for (program, lowered) in prepared.model.programs.iter().zip(&prepared.programs) {
         let bar = talk::bytes_bar("writing weights", 0);
         let advance = |progress: Progress| {
@@ -206,7 +218,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(linking) => linking.storage(&prepared.model),
         };
         let what = onnx::Export { lowered, stem: &stem, source: &source, storage, metadata: &metadata, options };
-        let exported = onnx::export(what, &args.output);
+        let exported = onnx::export_sharing(what, &args.output, &mut shared);
         bar.finish_and_clear();
         if matches!(exported, Err(ExportError::Pack(PackError::Interrupted))) {
             return interrupts.end();

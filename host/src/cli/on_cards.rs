@@ -120,20 +120,39 @@ pub(crate) struct Compiled {
     pub(crate) quantised: Quantised,
 }
 
-/// Compiles what a request with these prompts needs, or finds it.
-pub(crate) fn prepare(
+/// Programs that were compiled, in the order of the model's.
+pub(crate) struct Programs {
+    /// Folders of their QPCs.
+    pub(crate) qpcs: Vec<PathBuf>,
+    /// Where they are to run.
+    pub(crate) place: Place,
+    /// The model as passes left it.
+    pub(crate) model: Model,
+    /// What became of weights that are stored quantised.
+    pub(crate) quantised: Quantised,
+}
+
+/// Compiles a model for these sizes, or finds what was compiled.
+pub(crate) fn compile(
     cards: &CardArgs,
     device: &DeviceArgs,
     forms: WeightForms,
     shape: Shape,
-    described: Described,
+    mut described: Described,
     checkpoint: &Checkpoint,
-    prompts: &[Vec<u32>],
-) -> Result<Compiled> {
-    let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
-    check_fit(prompts, context)?;
-    let One { qpc, place, quantised, .. } = one(cards, device, forms, shape, described, checkpoint)?;
-    Ok(Compiled { qpc, place, context, quantised })
+) -> Result<Programs> {
+    let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
+    let found: Found = cards.find()?;
+    let options = cards.options(shape, &found.cards, &[])?;
+    let stores = stores(None)?;
+    let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+    let facets = forms.facets(&quantised);
+    let prepared = prepare_for_cards(described, &facets, &options.shape)?;
+    let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
+    let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
+    let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
+    let qpcs = jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
+    Ok(Programs { qpcs, place, quantised: prepared.quantised(), model: prepared.model })
 }
 
 /// The one program of a model, compiled.
@@ -154,25 +173,30 @@ pub(crate) fn one(
     device: &DeviceArgs,
     forms: WeightForms,
     shape: Shape,
-    mut described: Described,
+    described: Described,
     checkpoint: &Checkpoint,
 ) -> Result<One> {
-    let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
-    let found: Found = cards.find()?;
-    let options = cards.options(shape, &found.cards, &[])?;
-    let stores = stores(None)?;
-    let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
-    let facets = forms.facets(&quantised);
-    let prepared = prepare_for_cards(described, &facets, &options.shape)?;
-    let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
-    let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
-    let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
-    let qpcs: Vec<PathBuf> =
-        jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
+    let Programs { qpcs, place, model, quantised } = compile(cards, device, forms, shape, described, checkpoint)?;
     let [qpc] = qpcs.as_slice() else {
         bail!("the model has {} programs; this task on cards takes one", qpcs.len());
     };
-    Ok(One { qpc: qpc.clone(), place, quantised: prepared.quantised(), model: prepared.model })
+    Ok(One { qpc: qpc.clone(), place, model, quantised })
+}
+
+/// Compiles what a request with these prompts needs, or finds it.
+pub(crate) fn prepare(
+    cards: &CardArgs,
+    device: &DeviceArgs,
+    forms: WeightForms,
+    shape: Shape,
+    described: Described,
+    checkpoint: &Checkpoint,
+    prompts: &[Vec<u32>],
+) -> Result<Compiled> {
+    let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
+    check_fit(prompts, context)?;
+    let One { qpc, place, quantised, .. } = one(cards, device, forms, shape, described, checkpoint)?;
+    Ok(Compiled { qpc, place, context, quantised })
 }
 
 fn check_fit(prompts: &[Vec<u32>], context: usize) -> Result<()> {

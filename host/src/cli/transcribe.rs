@@ -18,9 +18,8 @@ use crate::audio::extractor::Samples;
 use crate::audio::{self, Extractor, Limits, LogMel, Waveform};
 use crate::checkpoint::Checkpoint;
 use crate::prepare;
-use crate::runtime::cpu::CpuProgram;
 use crate::speech::cpu::CpuDecoder;
-use crate::speech::ctc::{self, Frames, Spelling};
+use crate::speech::ctc::{self, Frames, Labeller, Spelling};
 use crate::speech::listen::Fallback;
 use crate::speech::prompt::Wish;
 use crate::speech::subtitles::{self, Form, Line};
@@ -142,13 +141,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (checkpoint, described) = args.model.describe()?;
     talk::warnings(&described.warnings);
+    let task = described.model.task;
+    if !matches!(task, Task::SpeechToText | Task::Ctc) {
+        bail!("this model is for {}, not for speech: `run` does what models are for", task.name());
+    }
     let extractor = Extractor::open(&checkpoint.dir)?;
     let forms = args.forms.forms(Target::Cpu)?;
     let selected = args.engine.select()?;
     talk::say(&format!("engine: {}", selected.about));
     let mut ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
     forms::say(&ready.quantised);
-    let listener: Box<dyn Listener> = match (described.model.task, extractor) {
+    let listener: Box<dyn Listener> = match (task, extractor) {
         (Task::SpeechToText, Extractor::LogMel(extractor)) => {
             let settings = Settings::open(&checkpoint)?;
             check_windows(&extractor, &settings)?;
@@ -158,12 +161,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Box::new(Whisper { extractor, settings, decoder, tokenizer, options })
         }
         (Task::Ctc, Extractor::Samples(extractor)) => {
-            Box::new(Labels::new(args, &checkpoint, extractor, ready.take("main")?)?)
+            let described = prepare::main_program(&described.model)?;
+            let labeller = Labeller::new(ready.take(&described.name)?, described)?;
+            Box::new(Labels::new(args, &checkpoint, extractor, labeller)?)
         }
-        (Task::SpeechToText | Task::Ctc, _) => {
-            bail!("preprocessor_config.json: `feature_extractor_type` is not the one that this model goes with")
-        }
-        (task, _) => bail!("this model is for {}, not for speech: `run` does what models are for", task.name()),
+        _ => bail!("preprocessor_config.json: `feature_extractor_type` is not the one that this model goes with"),
     };
     transcribe_all(args, listener, &selected, started)
 }
@@ -347,7 +349,7 @@ struct Labels {
     extractor: Samples,
     frames: Frames,
     spelling: Spelling,
-    program: CpuProgram,
+    labeller: Labeller,
 }
 
 /// A pause in seconds after which a new line begins.
@@ -356,7 +358,7 @@ const PAUSE: f64 = 0.6;
 const LINE: f64 = 7.0;
 
 impl Labels {
-    fn new(args: &Args, checkpoint: &Checkpoint, extractor: Samples, program: CpuProgram) -> Result<Self> {
+    fn new(args: &Args, checkpoint: &Checkpoint, extractor: Samples, labeller: Labeller) -> Result<Self> {
         let unfit = [
             ("--language", args.language.is_some()),
             ("--task", args.task.is_some()),
@@ -369,7 +371,7 @@ impl Labels {
         }
         let spelling = Spelling::open(checkpoint)?
             .with_context(|| format!("{} has no vocab.json, so labels cannot be spelled", checkpoint.dir.display()))?;
-        Ok(Labels { extractor, frames: Frames::read(&checkpoint.config.to_text())?, spelling, program })
+        Ok(Labels { extractor, frames: Frames::read(&checkpoint.config.to_text())?, spelling, labeller })
     }
 }
 
@@ -379,7 +381,7 @@ impl Listener for Labels {
     }
 
     fn listen(&mut self, waveform: &Waveform, progress: &mut dyn FnMut(f64)) -> Result<Heard> {
-        let logits = self.frames.label(&mut self.program, &self.extractor, waveform)?;
+        let logits = self.frames.label(&mut self.labeller, &self.extractor, waveform)?;
         progress(waveform.seconds());
         let seconds = self.frames.stride as f64 / f64::from(self.extractor.rate);
         let mut lines: Vec<Line> = vec![];

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use qeff_plugin_api::graph::{Model, Task};
+
 use super::{Ccl, Strategy};
 
 /// Which calls a decoder is compiled for.
@@ -48,6 +50,17 @@ impl Shape {
     pub const CTX_LEN: u64 = 128;
     /// Tokens of a text where nobody says.
     pub const TEXT_LEN: u64 = 32;
+    /// Tokens of a transcript where nobody says.
+    pub const TRANSCRIPT_LEN: u64 = 150;
+
+    /// The sizes for a model: a transcript of which nobody says how long it gets is no longer than the model's positions.
+    pub fn fitted(self, model: &Model) -> Self {
+        if model.task != Task::SpeechToText {
+            return self;
+        }
+        let most = model.positions.map_or(u64::MAX, |limit| limit.trained);
+        Shape { ctx_len: self.ctx_len.or(Some(Self::TRANSCRIPT_LEN.min(most))), ..self }
+    }
 
     /// How many positions a decoder is compiled for: with context lengths, as many as the longest.
     pub fn positions(&self) -> u64 {

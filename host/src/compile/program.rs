@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use fs_err as fs;
 use prost::Message as _;
 use qeff_core::lower::Lowered;
-use qeff_plugin_api::graph::{self, AttentionMask, Dim, Op, StateKind};
+use qeff_plugin_api::graph::{self, AttentionMask, Dim, Op, StateKind, StateWrite};
 use qeff_plugin_api::onnx::{EXTERNAL, FunctionProto, GraphProto, ModelProto, dtype};
 
 use serde_json::Value as Json;
@@ -29,6 +29,8 @@ pub struct Program {
     pub weights: Weights,
     /// Symbols that are lengths of rolling buffers, with the window that attention looks through.
     pub windows: BTreeMap<String, u64>,
+    /// Numbers of symbols that follow from what the program is made for, where nobody says otherwise.
+    pub symbols: BTreeMap<String, u64>,
 }
 
 impl Program {
@@ -48,6 +50,7 @@ impl Program {
             functions: lowered.functions.clone(),
             weights,
             windows: windows(program),
+            symbols: fills(program),
         })
     }
 
@@ -105,7 +108,8 @@ impl Program {
         }
         let stem = path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
         let windows = BTreeMap::new();
-        Ok((Program { stem, interface, graph, functions: model.functions, weights, windows }, files))
+        let symbols = BTreeMap::new();
+        Ok((Program { stem, interface, graph, functions: model.functions, weights, windows, symbols }, files))
     }
 }
 
@@ -142,6 +146,21 @@ fn data_file(folder: &Path, location: &str) -> Result<PathBuf> {
         bail!("its data is said to be in {}, which is missing", file.display());
     }
     Ok(file)
+}
+
+/// Symbols along which a state is made as a whole, with the rows that it is made of where the graph says how many.
+fn fills(program: &graph::Program) -> BTreeMap<String, u64> {
+    let writes = program.nodes().filter(|(_, node)| matches!(node.op, Op::StateWrite(_)));
+    let lengths = writes.filter_map(|(_, node)| {
+        let state = program.ty(node.operand(StateWrite::part(0))?);
+        let new = program.ty(node.operand(StateWrite::new_rows(0, node.outputs.len()))?);
+        let by_position = node.operand(StateWrite::positions(node.outputs.len())).is_some();
+        match (&state.dims[2], new.dims[1].fixed()) {
+            (Dim::Symbol(symbol), Some(rows)) if !by_position => Some((symbol.name().to_owned(), rows)),
+            _ => None,
+        }
+    });
+    lengths.collect()
 }
 
 /// The widest window over each symbol that is the length of rolling buffers.

@@ -80,7 +80,7 @@ pub(super) fn of(program: &Program, shape: &Shape) -> Result<Vec<Specialization>
     check_use(interface, kind, shape)?;
     let mut all = match kind {
         Kind::Decoder => decoder(interface, shape)?,
-        Kind::EncoderDecoder => encoder_decoder(shape),
+        Kind::EncoderDecoder => encoder_decoder(program, shape)?,
         Kind::Vision => vision(interface, shape),
         Kind::Embedding => encoder("Embedding", shape, Shape::TEXT_LEN),
         Kind::Classifier => encoder("SeqClassification", shape, Shape::TEXT_LEN),
@@ -98,6 +98,9 @@ pub(super) fn of(program: &Program, shape: &Shape) -> Result<Vec<Specialization>
             if let Some(set) = specialization.symbols.insert(symbol.clone(), n) {
                 bail!("--symbol {symbol}={n}: this number has a flag of its own, which says {set}; use that");
             }
+        }
+        for (symbol, &n) in &program.symbols {
+            specialization.symbols.entry(symbol.clone()).or_insert(n);
         }
         for (symbol, window) in &program.windows {
             let ctx_len = specialization.symbols.get("ctx_len").copied().unwrap_or(MOST);
@@ -329,8 +332,14 @@ impl Decoder<'_> {
 
 // --- everything else
 
-fn encoder_decoder(shape: &Shape) -> Vec<Specialization> {
-    let frames = shape.encoder_ctx_len.unwrap_or(1500);
+fn encoder_decoder(program: &Program, shape: &Shape) -> Result<Vec<Specialization>> {
+    let made = program.symbols.get("encoder_ctx_len").copied();
+    let frames = shape.encoder_ctx_len.or(made).unwrap_or(1500);
+    if let Some(made) = made.filter(|&made| made != frames) {
+        bail!(
+            "--encoder-ctx-len {frames}: expected {made}, the positions that the model's encoder has; leave the flag out"
+        );
+    }
     let call = |name, feature_len| {
         Specialization::new(
             name,
@@ -338,13 +347,13 @@ fn encoder_decoder(shape: &Shape) -> Vec<Specialization> {
                 ("batch_size", shape.batch_size.unwrap_or(1)),
                 ("seq_len", shape.prompt_len.unwrap_or(1)),
                 ("encoder_ctx_len", frames),
-                ("decoder_ctx_len", shape.ctx_len.unwrap_or(150)),
+                ("decoder_ctx_len", shape.ctx_len.unwrap_or(Shape::TRANSCRIPT_LEN)),
                 ("feature_len", feature_len),
             ],
         )
     };
     // Two spectrogram columns make one frame. A decode call brings a single column, which nothing looks at.
-    vec![call("Encoder", frames.saturating_mul(2)), call("Decode", 1)]
+    Ok(vec![call("Encoder", frames.saturating_mul(2)), call("Decode", 1)])
 }
 
 fn vision(interface: &Interface, shape: &Shape) -> Vec<Specialization> {

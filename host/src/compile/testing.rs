@@ -28,6 +28,7 @@ pub(super) fn program(inputs: &str, outputs: &str) -> Program {
         functions: vec![],
         weights: Weights::default(),
         windows: BTreeMap::new(),
+        symbols: Default::default(),
     }
 }
 

@@ -36,7 +36,8 @@ pub use registry::{Listed, Registry};
 #[cfg(feature = "builtin-plugins")]
 use {
     qeff_plugin_bert as _, qeff_plugin_deberta_v2 as _, qeff_plugin_distilbert as _, qeff_plugin_gpt_oss as _,
-    qeff_plugin_gpt2 as _, qeff_plugin_granite as _, qeff_plugin_llama as _, qeff_plugin_modernbert as _,
-    qeff_plugin_mpnet as _, qeff_plugin_pooling as _, qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _,
-    qeff_plugin_roberta as _, qeff_plugin_swiftkv as _, qeff_plugin_wav2vec2 as _, qeff_plugin_whisper as _,
+    qeff_plugin_gpt2 as _, qeff_plugin_granite as _, qeff_plugin_internvl as _, qeff_plugin_llama as _,
+    qeff_plugin_llava as _, qeff_plugin_modernbert as _, qeff_plugin_mpnet as _, qeff_plugin_pooling as _,
+    qeff_plugin_qwen2 as _, qeff_plugin_qwen3 as _, qeff_plugin_roberta as _, qeff_plugin_swiftkv as _,
+    qeff_plugin_wav2vec2 as _, qeff_plugin_whisper as _,
 };

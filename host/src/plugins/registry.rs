@@ -145,6 +145,9 @@ impl Registry {
     /// sandbox, which print.
     pub fn take_remarks(&self) -> Vec<String> {
         for (origin, worker) in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(error) = worker.take_unheard() {
+                self.remark(format!("plugin {origin}: {error}"));
+            }
             let printed = worker.take_printed();
             if !printed.is_empty() {
                 let printed: String = printed.replace('\n', " | ").chars().take(400).collect();

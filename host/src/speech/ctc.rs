@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
-use qeff_plugin_api::graph::Role;
+use qeff_plugin_api::graph::{Program, Role};
 use serde_json::Value as Json;
 
 use crate::audio::Waveform;
 use crate::audio::extractor::Samples;
 use crate::checkpoint::{self, Checkpoint};
-use crate::runtime::cpu::CpuProgram;
-use crate::runtime::{Logits, Tensor};
+use crate::runtime::{Callable, Logits, Tensor};
 
 /// How ids are spelled.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,6 +138,24 @@ pub fn likeliest(logits: &Logits) -> Vec<u32> {
     (0..logits.rows()).map(|row| best(logits.row(row))).collect()
 }
 
+/// A program that labels frames, wherever it is called.
+pub struct Labeller {
+    program: Box<dyn Callable>,
+    /// The input that takes the sound.
+    input: String,
+}
+
+impl Labeller {
+    /// A program that was made of `described`.
+    ///
+    /// # Errors
+    /// If the description is not that of a model that labels frames.
+    pub fn new(program: impl Callable + 'static, described: &Program) -> Result<Self> {
+        let input = described.input(Role::Features).context("nothing takes the sound")?.name.clone();
+        Ok(Labeller { program: Box::new(program), input })
+    }
+}
+
 /// How a model's convolutions cut samples into frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frames {
@@ -149,17 +166,20 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Scores of each frame of a recording, `[frames, vocab]`.
+    /// Scores of each frame of a recording, `[frames, vocab]`, by a program whose one input is the sound and whose one output
+    /// the scores.
     ///
     /// # Errors
     /// If the recording is shorter than a frame, or the program fails.
-    pub fn label(&self, program: &mut CpuProgram, extractor: &Samples, waveform: &Waveform) -> Result<Logits> {
+    pub fn label(&self, program: &mut Labeller, extractor: &Samples, waveform: &Waveform) -> Result<Logits> {
         let count = waveform.samples.len();
         if count < self.first {
             bail!("it has {count} samples; expected at least {}, which the first frame takes", self.first);
         }
         let samples = Tensor::floats([1, count], extractor.prepare(waveform));
-        Ok(program.run(&[(Role::Features, samples)], &mut [])?)
+        let results = program.program.call(&[(program.input.as_str(), &samples)])?;
+        let (_, logits) = results.into_iter().next().context("there are no scores")?;
+        Ok(logits.try_into()?)
     }
 
     /// Reads `conv_kernel` and `conv_stride` of config.json.
@@ -188,5 +208,38 @@ impl Frames {
             stride = stride.saturating_mul(*step);
         }
         Ok(Frames { first: first as usize, stride: stride as usize })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spelling() -> Spelling {
+        let vocab = serde_json::json!({ "<pad>": 0, "|": 1, "A": 2, "B": 3, "<s>": 4 });
+        Spelling::read(&vocab, &serde_json::json!({ "do_lower_case": true })).unwrap()
+    }
+
+    #[test]
+    fn repeated_labels_are_one_and_blanks_part_them() {
+        let ids = [1, 0, 2, 2, 0, 2, 3, 1, 1, 0, 3, 9, 3, 0];
+        assert_eq!(spelling().text(&ids), "aab bb");
+        let word = |text: &str, start, end| Word { text: text.into(), start, end };
+        assert_eq!(spelling().words(&ids), [word("aab", 2, 7), word("bb", 10, 13)]);
+        assert_eq!(spelling().text(&[]), "");
+    }
+
+    #[test]
+    fn a_vocabulary_of_something_else_is_refused() {
+        let read =
+            |vocab: &str| Spelling::read(&serde_json::from_str(vocab).unwrap(), &Json::Null).unwrap_err().to_string();
+        assert_eq!(read("[]"), "vocab.json: expected an object of ids by token");
+        assert_eq!(read(r#"{"a": -1}"#), "vocab.json: `a`: expected a token id, found -1");
+    }
+
+    #[test]
+    fn frames_follow_from_the_convolutions() {
+        assert_eq!(Frames::read("{}").unwrap(), Frames { first: 400, stride: 320 });
+        assert!(Frames::read(r#"{"conv_kernel": [0]}"#).is_err());
     }
 }

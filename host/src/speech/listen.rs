@@ -173,3 +173,18 @@ fn compression_ratio(ids: &[u32], vocab: usize) -> Result<f64> {
     encoder.write_all(&bytes)?;
     Ok(bytes.len() as f64 / encoder.finish()?.len() as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_repeats_itself_compresses() {
+        let repeated = vec![7u32; 100];
+        let varied: Vec<u32> = (0..100).map(|i| i * 7919 % 50_000).collect();
+        // Ids of two bytes each, as many as a vocabulary of fifty thousand takes.
+        assert!(compression_ratio(&repeated, 51_865).unwrap() > 10.0);
+        assert!(compression_ratio(&varied, 51_865).unwrap() < 1.1);
+        assert!(compression_ratio(&[], 51_865).unwrap() == 0.0);
+    }
+}

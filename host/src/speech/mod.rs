@@ -8,6 +8,7 @@
 //! | [`listen`] | one window of sound: a pass, and further ones if the first went wrong |
 //! | [`transcribe`] | a recording of any length, window by window |
 //! | `segments` | the stretches of a window's tokens between timestamps |
+//! | [`called`] | a [`Decoder`] over a program that retains what it heard |
 //! | [`cpu`] | a [`Decoder`] over CPU programs |
 //! | [`ctc`] | frames of a CTC model into text |
 //! | [`subtitles`] | segments as text, srt or vtt |
@@ -15,6 +16,7 @@
 //! What is computed is what Hugging Face's `generate` computes for Whisper, draws of random numbers aside. This module knows
 //! features, tokens and scores; a [`Decoder`] is all it sees of a runtime.
 
+pub mod called;
 pub mod cpu;
 pub mod ctc;
 mod languages;

@@ -143,3 +143,80 @@ pub fn likeliest_language(settings: &Settings, scores: &[f32]) -> Option<u32> {
         _ => Some(id),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            start: 1,
+            eos: vec![0],
+            languages: [("de".to_owned(), 3), ("en".to_owned(), 2)].into(),
+            tasks: [("transcribe".to_owned(), 5), ("translate".to_owned(), 4)].into(),
+            multilingual: true,
+            no_timestamps: Some(7),
+            suppress: vec![],
+            begin_suppress: vec![],
+            forced: vec![],
+            language: None,
+            task: None,
+            previous: None,
+            latest_start: None,
+            max_length: 20,
+            positions: 20,
+            frames: 100,
+            mels: 80,
+            vocab: 20,
+        }
+    }
+
+    fn tokens(settings: &Settings, wish: &Wish) -> Vec<Option<u32>> {
+        Prompt::new(settings, wish).unwrap().tokens
+    }
+
+    #[test]
+    fn language_task_and_timestamps() {
+        let wish = |language: &str, task, timestamps| Wish {
+            language: Language::Given(language.to_owned()),
+            task,
+            timestamps,
+        };
+        let given = settings();
+        assert_eq!(tokens(&given, &wish("en", None, false)), [1, 2, 5, 7].map(Some));
+        assert_eq!(tokens(&given, &wish("German", Some(SpeechTask::Translate), true)), [1, 3, 4].map(Some));
+        assert_eq!(tokens(&given, &wish("<|de|>", None, true)), [1, 3, 5].map(Some));
+        assert_eq!(tokens(&given, &Wish::default()), [Some(1), None, Some(5), Some(7)]);
+        let error = Prompt::new(&given, &wish("fr", None, false)).unwrap_err().to_string();
+        assert_eq!(error, "this model does not know the language fr; expected auto or one of de, en");
+    }
+
+    #[test]
+    fn what_a_checkpoint_forces_gives_way_to_wishes() {
+        let forced = Settings { forced: vec![Some(3), Some(5), Some(7)], ..settings() };
+        assert_eq!(tokens(&forced, &Wish::default()), [1, 3, 5, 7].map(Some));
+        assert_eq!(tokens(&forced, &Wish { timestamps: true, ..Wish::default() }), [1, 3, 5].map(Some));
+        let auto = Wish { language: Language::Auto, ..Wish::default() };
+        assert_eq!(tokens(&forced, &auto), [Some(1), None, Some(5), Some(7)]);
+        let open = Settings { forced: vec![None, Some(4)], ..settings() };
+        assert_eq!(tokens(&open, &Wish::default()), [Some(1), None, Some(4), Some(7)]);
+        let said = Settings { language: Some("de".into()), task: Some("translate".into()), ..forced };
+        assert_eq!(tokens(&said, &Wish::default()), [1, 3, 4, 7].map(Some));
+    }
+
+    #[test]
+    fn a_model_of_one_language_has_no_choice() {
+        let english = Settings { multilingual: false, languages: [].into(), tasks: [].into(), ..settings() };
+        assert_eq!(tokens(&english, &Wish::default()), [1, 7].map(Some));
+        let german = Wish { language: Language::Given("de".into()), ..Wish::default() };
+        assert!(Prompt::new(&english, &german).is_err());
+        let silent = Settings { no_timestamps: None, ..english };
+        assert!(Prompt::new(&silent, &Wish { timestamps: true, ..Wish::default() }).is_err());
+    }
+
+    #[test]
+    fn the_likeliest_language_is_none_of_the_other_tokens() {
+        let scores: Vec<f32> = (0..20).map(|id| if id == 2 { 1.5 } else { id as f32 / 2.0 - 0.2 }).collect();
+        assert_eq!(likeliest_language(&settings(), &scores), Some(2));
+    }
+}

@@ -59,3 +59,40 @@ pub(super) fn split(tokens: &[u32], first: u32, seek: usize, frames: usize) -> (
     // Timestamps never stand still; tokens of a stranger's making might.
     (segments, if on == 0 { frames } else { on })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Segments as (start, end, tokens), for timestamps from 100 on; and how far on the next window is.
+    #[track_caller]
+    fn check(tokens: &[u32], expected: &[(f64, f64, &[u32])], on: usize) {
+        let (found, frames) = split(tokens, 100, 50, 200);
+        let expected: Vec<_> = expected.iter().map(|&(start, end, tokens)| (start, end, tokens.to_vec())).collect();
+        let round = |seconds: f64| (seconds * 1e6).round() / 1e6;
+        let found: Vec<_> = found.into_iter().map(|s| (round(s.start), round(s.end), s.tokens)).collect();
+        assert_eq!((found, frames), (expected, on), "{tokens:?}");
+    }
+
+    #[test]
+    fn pairs_of_timestamps_part_segments_and_what_breaks_off_is_heard_again() {
+        check(&[100, 1, 110, 110, 2, 120, 120, 3], &[(0.5, 0.7, &[100, 1, 110]), (0.7, 0.9, &[110, 2, 120, 120])], 40);
+    }
+
+    #[test]
+    fn a_lone_timestamp_at_the_end_ends_the_window() {
+        check(&[100, 1, 110, 112, 2, 130], &[(0.5, 0.7, &[100, 1, 110]), (0.74, 1.1, &[112, 2, 130])], 200);
+    }
+
+    #[test]
+    fn without_a_pair_all_is_one_segment() {
+        check(&[100, 1, 2, 115], &[(0.5, 0.8, &[100, 1, 2, 115])], 200);
+        check(&[100, 1, 2], &[(0.5, 2.5, &[100, 1, 2])], 200);
+        check(&[], &[(0.5, 2.5, &[])], 200);
+    }
+
+    #[test]
+    fn tokens_that_stand_still_do_not_stop_the_clock() {
+        check(&[100, 100], &[(0.5, 0.5, &[100, 100])], 200);
+    }
+}

@@ -124,6 +124,12 @@ impl ChatTemplate {
         ChatTemplate::new(&path.display().to_string(), &config::read_text(path)?.ok_or_else(absent)?)
     }
 
+    /// Whether turns may have parts (`{"type": "image"}`) rather than plain text: whether the template asks for their type.
+    pub fn takes_parts(&self) -> bool {
+        let source = self.env.get_template(NAME).map(|template| template.source().to_owned()).unwrap_or_default();
+        ["'type'", "\"type\"", ".type"].iter().any(|word| source.contains(word))
+    }
+
     /// Renders a conversation; `special` are the special tokens by role, such as `bos_token`.
     ///
     /// # Errors

@@ -43,4 +43,4 @@ impl Architecture for Bert {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["BertModel", "BertForSequenceClassification"] }

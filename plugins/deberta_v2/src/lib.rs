@@ -86,4 +86,4 @@ fn convolved<'g>(
     t.without_padding("encoder.conv", t.norm("encoder.conv.LayerNorm", l.add(y, out)))
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["DebertaV2Model", "DebertaV2ForSequenceClassification"] }

@@ -47,4 +47,4 @@ impl Architecture for DistilBert {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["DistilBertModel", "DistilBertForSequenceClassification"] }

@@ -63,4 +63,13 @@ fn layer<'g>(l: Layer<'_, 'g>, h: Value<'g>, how: Attn, attention_bias: Bias, ml
     l.add(h, l.mlp(x, mlp_bias))
 }
 
-qeff_plugin_api::export_plugin! { architectures: ["LlamaForCausalLM", "MistralForCausalLM"] }
+qeff_plugin_api::export_plugin! {
+    architectures: [
+        "LlamaForCausalLM",
+        "LlamaForSequenceClassification",
+        "LlamaModel",
+        "MistralForCausalLM",
+        "MistralForSequenceClassification",
+        "MistralModel",
+    ],
+}

@@ -87,4 +87,4 @@ fn head<'g>(t: Text<'_, 'g>, c: &Encoder, own: &Config, h: Value<'g>) -> Value<'
     c.norm.apply(at.at("norm"), own.classifier_act.apply(at.at("act"), dense))
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["ModernBertModel", "ModernBertForSequenceClassification"] }

@@ -79,4 +79,4 @@ mod tests {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["MPNetModel", "MPNetForSequenceClassification"] }

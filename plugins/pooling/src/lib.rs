@@ -62,4 +62,6 @@ impl PoolingHead for Head {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! {
+    pooling: ["mean", "avg", "max", "cls", "last", "weighted-mean", "mean-sqrt-len"],
+}

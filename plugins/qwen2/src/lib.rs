@@ -41,4 +41,6 @@ impl Architecture for Qwen2 {
     }
 }
 
-qeff_plugin_api::export_plugin! { architectures: ["Qwen2ForCausalLM"] }
+qeff_plugin_api::export_plugin! {
+    architectures: ["Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2Model"],
+}

@@ -43,4 +43,6 @@ impl Architecture for Qwen3 {
     }
 }
 
-qeff_plugin_api::export_plugin! { architectures: ["Qwen3ForCausalLM"] }
+qeff_plugin_api::export_plugin! {
+    architectures: ["Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "Qwen3Model"],
+}

@@ -56,4 +56,11 @@ impl Architecture for Roberta {
     }
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! {
+    architectures: [
+        "RobertaModel",
+        "RobertaForSequenceClassification",
+        "XLMRobertaModel",
+        "XLMRobertaForSequenceClassification",
+    ],
+}

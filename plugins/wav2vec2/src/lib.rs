@@ -134,4 +134,4 @@ fn attend<'g>(a: Scope<'g>, c: &Config, x: Value<'g>) -> Value<'g> {
     linear(a.at("out_proj"), y, &Linear::to(c.hidden).bias(true))
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["Wav2Vec2ForCTC"] }

@@ -155,4 +155,4 @@ fn scale(stack: &Stack) -> f32 {
     (stack.width as f32).powf(-0.5)
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: ["WhisperForConditionalGeneration"] }

@@ -479,17 +479,21 @@ impl<'a> Writer<'a> {
         let given: Vec<bool> = program.states().map(|(slot, _)| moves(slot).1).collect();
         let mut output = vec![];
         self.scope.clear();
-        for port in &program.outputs {
-            self.put_out(port.value, &port.name);
-            output.push(value_info(&port.name, program.ty(port.value), program.act));
-        }
-        for (((_, state), last), given) in program.states().zip(&retained).zip(given) {
-            for (&version, name) in last.iter().zip(&state.names).filter(|_| given) {
-                let name = retained_name(name);
-                self.put_out(version, &name);
-                output.push(value_info(&name, program.ty(version), program.act));
-            }
-        }
+        let mut put = |value: ValueId, name: &str| {
+            self.put_out(value, name);
+            output.push(value_info(name, program.ty(value), program.act));
+        };
+        // The reference's order: results, what rows of images a text has, how many of them were used, caches.
+        let (counters, results): (Vec<_>, Vec<_>) = program.outputs.iter().partition(|port| port.role == Role::Carry);
+        let states = program.states().zip(&retained).zip(given).filter(|(_, given)| *given);
+        let states = states.flat_map(|(((_, state), last), _)| {
+            last.iter().zip(&state.names).map(|(&version, name)| (state.kind, version, retained_name(name)))
+        });
+        let (rows, caches): (Vec<_>, Vec<_>) = states.partition(|(kind, _, _)| *kind == StateKind::Row);
+        results.into_iter().for_each(|port| put(port.value, &port.name));
+        rows.into_iter().for_each(|(_, version, name)| put(version, &name));
+        counters.into_iter().for_each(|port| put(port.value, &port.name));
+        caches.into_iter().for_each(|(_, version, name)| put(version, &name));
         let opset =
             |(domain, version): &(&str, i64)| OperatorSetIdProto { domain: (*domain).into(), version: *version };
         Lowered {

@@ -4,17 +4,20 @@
 //! cannot be linked is packed, and the result says why. However it ends, the folder holds a whole export or none
 //! ([`super::staging`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use prost::Message as _;
+use qeff_plugin_api::DType;
 
 use super::emit::{self, Place};
 use super::link::{DataLinks, Link, WEIGHT_SPEC_FILE, WEIGHT_SPEC_KEY, WeightSpec, belongs};
 use super::staging::Staging;
 use crate::lower::{Initializer, Lowered};
-use crate::weights::{Clipped, NotStored, PackError, PackOptions, PackRequest, TensorSource, find, locate, pack};
+use crate::weights::{
+    Clipped, NotStored, PackError, PackOptions, PackRequest, Placement, TensorSource, find, locate, pack,
+};
 
 /// Where weights are to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,15 +98,36 @@ pub struct Export<'a> {
     pub options: PackOptions<'a>,
 }
 
+/// Weights that exports into one folder have written there, for later ones to refer to: programs of one model often have
+/// the same.
+#[derive(Debug, Clone, Default)]
+pub struct Shared {
+    places: HashMap<(DType, String), Placement>,
+}
+
+impl Shared {
+    fn place(&self, weight: &Initializer) -> Option<Place> {
+        self.places.get(&(weight.dtype, weight.expr.to_string())).cloned().map(Place::Data)
+    }
+}
+
 /// Writes `{stem}.onnx` and what it refers to into `dir`, which is made if need be; files of these names are replaced.
 ///
 /// # Errors
 /// See [`ExportError`]; `dir` is then as it was before, save that a model which was to be replaced may be gone.
 pub fn export(what: Export<'_>, dir: &Path) -> Result<Exported, ExportError> {
+    export_sharing(what, dir, &mut Shared::default())
+}
+
+/// [`export`], but weights that are in `shared` are referred to where they are, and those that are written are added.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_sharing(what: Export<'_>, dir: &Path, shared: &mut Shared) -> Result<Exported, ExportError> {
     let staging = Staging::open(dir)?;
     let Export { lowered, stem, source, options, .. } = what;
     let work = staging.path();
-    let mut plan = Plan::new(what)?;
+    let mut plan = Plan::new(what, shared)?;
     let packed = pack(work, stem, &plan.requests, source, options)?;
     let mut files = packed.files.clone();
     let mut metadata = what.metadata.to_vec();
@@ -119,6 +143,9 @@ pub fn export(what: Export<'_>, dir: &Path) -> Result<Exported, ExportError> {
     }
     files.extend(links.iter().map(|link| link.name.clone()));
 
+    for (request, place) in plan.requests.iter().zip(&packed.placements) {
+        shared.places.insert((request.dtype, request.expr.to_string()), place.clone());
+    }
     let mut made = packed.placements.into_iter();
     let mut packed_place = || made.next().map(Place::Data).unwrap_or_else(|| unreachable!("a place for each request"));
     let places: Vec<Place> = plan.places.drain(..).map(|place| place.unwrap_or_else(&mut packed_place)).collect();
@@ -156,7 +183,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(what: Export<'a>) -> std::io::Result<Self> {
+    fn new(what: Export<'a>, shared: &Shared) -> std::io::Result<Self> {
         let spec = match what.storage {
             Storage::WeightSpec { model_name, checkpoint } => Some(WeightSpec::new(what.stem, model_name, checkpoint)?),
             _ => None,
@@ -173,7 +200,8 @@ impl<'a> Plan<'a> {
             let place = match what.storage {
                 Storage::Packed => None,
                 _ => plan.link(weight, what.source),
-            };
+            }
+            .or_else(|| shared.place(weight));
             if place.is_none() {
                 let (name, expr, dtype) = (weight.name.clone(), weight.expr.clone(), weight.dtype);
                 plan.requests.push(PackRequest { name, expr, dtype });

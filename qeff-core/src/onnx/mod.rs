@@ -7,5 +7,5 @@ mod staging;
 pub mod text;
 
 pub use emit::{Place, model};
-pub use export::{Export, ExportError, Exported, Storage, Tally, export};
+pub use export::{Export, ExportError, Exported, Shared, Storage, Tally, export, export_sharing};
 pub use link::{Link, LinkKind, WEIGHT_SPEC_FILE, WEIGHT_SPEC_KEY};

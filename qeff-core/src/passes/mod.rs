@@ -8,7 +8,9 @@ mod batching;
 mod context;
 mod dtype;
 mod guards;
+mod join;
 mod last_k;
+mod packing;
 mod quantise;
 mod reach;
 
@@ -18,6 +20,8 @@ use qeff_plugin_api::DType;
 use qeff_plugin_api::graph::Model;
 
 pub use guards::{FILLED, KEPT, guards};
+pub use join::join;
+pub use packing::fix_packing;
 pub use quantise::quantise;
 
 /// Which features a model gets.

@@ -78,7 +78,7 @@ fn check_link(model: &Model, link: &Link) -> Result<(), Problem> {
         .ok_or_else(|| missing("output", &link.from))?;
     let to: &Type = model
         .program(&link.to.0)
-        .and_then(|program| Some(program.ty(program.inputs.iter().find(|input| input.name == link.to.1)?.value)))
+        .and_then(|program| Some(program.ty(program.port(&link.to.1)?)))
         .ok_or_else(|| missing("input", &link.to))?;
     // Two programs may call one dimension differently, but numbers are numbers.
     let alike = from.elem == to.elem

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use qeff_plugin_api::DType;
-use qeff_plugin_api::graph::{Declaration, Dim, Op, Role, StateKind};
+use qeff_plugin_api::graph::{Declaration, Dim, OnnxOp, Op, Role, StateKind};
 
 use super::{Problem, Report};
 
@@ -126,7 +126,7 @@ fn states(report: &mut Report<'_, '_>) {
     }
 }
 
-/// Every symbol must be bound by an input or a state when the program runs, or follow from one by a convolution.
+/// Every symbol must be bound by an input or a state when the program runs, or be a length that an operator makes of others.
 fn symbols(report: &mut Report<'_, '_>) {
     let program = report.program;
     let symbols = program.symbols();
@@ -135,7 +135,8 @@ fn symbols(report: &mut Report<'_, '_>) {
     }
     let mut bound: HashSet<_> = symbols.iter().collect();
     for (_, node) in program.nodes() {
-        if matches!(&node.op, Op::Onnx(op) if op.domain.is_empty() && op.op_type == "Conv") {
+        let makes_lengths = |op: &OnnxOp| matches!(op.op_type.as_str(), "Concat" | "Conv" | "Reshape");
+        if matches!(&node.op, Op::Onnx(op) if op.domain.is_empty() && makes_lengths(op)) {
             let dims = node.outputs.iter().flat_map(|&output| &program.ty(output).dims);
             bound.extend(dims.filter_map(|dim| match dim {
                 Dim::Symbol(symbol) => Some(symbol),

@@ -137,7 +137,7 @@ pub enum Problem {
         found: Type,
     },
     /// A dimension that the outside cannot give.
-    #[error("expected symbols of inputs and states, or of convolutions, found `{symbol}`")]
+    #[error("expected symbols of inputs and states, or lengths made of them, found `{symbol}`")]
     Symbol {
         /// The symbol.
         symbol: String,

@@ -129,7 +129,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "    %3 =",
         "    %y = NonZero %2 : i64[3, found]\n    %3 =",
-        "program main, layers.0, NonZero: expected symbols of inputs and states, or of convolutions, found `found`",
+        "program main, layers.0, NonZero: expected symbols of inputs and states, or lengths made of them, found `found`",
     ),
     // nodes
     (

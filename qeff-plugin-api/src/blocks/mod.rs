@@ -17,6 +17,7 @@ pub mod moe;
 pub mod norm;
 pub mod pool;
 pub mod rope;
+pub mod vision;
 
 pub use act::Activation;
 pub use attention::{Attn, InCall, attention, attention_in_call, cross_attention};

@@ -27,6 +27,8 @@ pub struct GraphBuilder<'r> {
     index: &'r TensorIndex,
     /// Prefix of the base model that this checkpoint's names lack, with its dot.
     absent_prefix: Option<String>,
+    /// Beginnings of names, and what they are in this checkpoint.
+    renamed: &'r [(&'r str, &'r str)],
     /// Set if this checkpoint is a GGUF file.
     gguf: Option<&'r GgufNames<'r>>,
     state: RefCell<State>,
@@ -84,14 +86,14 @@ impl<'r> GraphBuilder<'r> {
         let mut program = Program::new(program);
         program.intern_scope("");
         let state = RefCell::new(State { program, versions: vec![], error: None });
-        GraphBuilder { index, absent_prefix: None, gguf: None, state }
+        GraphBuilder { index, absent_prefix: None, renamed: &[], gguf: None, state }
     }
 
     /// A builder that goes on where a program ends, over the tensors of its checkpoint: for pooling heads and rewrites.
     pub fn resume(program: Program, index: &'r TensorIndex) -> Self {
         let versions = program.retained();
         let state = RefCell::new(State { program, versions, error: None });
-        GraphBuilder { index, absent_prefix: None, gguf: None, state }
+        GraphBuilder { index, absent_prefix: None, renamed: &[], gguf: None, state }
     }
 
     /// Says that tensors live under `prefix`, except in files saved from the base model alone, which leave it out: if no
@@ -99,6 +101,12 @@ impl<'r> GraphBuilder<'r> {
     pub fn base_prefix(mut self, prefix: &str) -> Self {
         let prefix = format!("{prefix}.");
         self.absent_prefix = (!self.index.has_prefix(&prefix)).then_some(prefix);
+        self
+    }
+
+    /// Says that tensors whose name begins as the first of a pair are stored under a name that begins as the second.
+    pub fn renamed(mut self, names: &'r [(&'r str, &'r str)]) -> Self {
+        self.renamed = names;
         self
     }
 
@@ -123,7 +131,8 @@ impl<'r> GraphBuilder<'r> {
     /// A tensor by the name that the description uses.
     fn stored(&self, name: &str) -> WeightExpr {
         let elsewhere = self.gguf.and_then(|names| names.expr(name, self.index));
-        elsewhere.unwrap_or_else(|| WeightExpr::tensor(self.stored_name(name)))
+        let renamed = || self.renamed.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+        elsewhere.unwrap_or_else(|| WeightExpr::tensor(renamed().unwrap_or_else(|| self.stored_name(name).to_owned())))
     }
 
     fn stored_name<'n>(&self, name: &'n str) -> &'n str {
@@ -269,7 +278,10 @@ impl<'g> Scope<'g> {
 
     /// The stored tensor `leaf` of this scope as an expression.
     pub fn tensor(self, leaf: &str) -> WeightExpr {
-        self.named_tensor(&format!("{}.{leaf}", self.path()))
+        match self.path().as_str() {
+            "" => self.named_tensor(leaf),
+            path => self.named_tensor(&format!("{path}.{leaf}")),
+        }
     }
 
     /// A stored tensor by its full name as an expression.

@@ -174,7 +174,7 @@ pub struct PositionLimit {
 pub struct Link {
     /// Producing program and its output.
     pub from: (String, String),
-    /// Consuming program and its input.
+    /// Consuming program and its input, or its state.
     pub to: (String, String),
 }
 

@@ -336,6 +336,13 @@ impl Program {
         self.inputs.iter().find(|input| input.role == role)
     }
 
+    /// What the outside hands in under a name: an input, or a part of a state.
+    pub fn port(&self, name: &str) -> Option<ValueId> {
+        let input = self.inputs.iter().find(|input| input.name == name).map(|input| input.value);
+        let part = |state: &State| state.parts.get(state.names.iter().position(|part| part == name)?).copied();
+        input.or_else(|| self.states.iter().find_map(part))
+    }
+
     /// The output of a role.
     pub fn output(&self, role: Role) -> Option<&Output> {
         self.outputs.iter().find(|output| output.role == role)
@@ -430,6 +437,29 @@ impl Program {
         self.inputs.push(Input { name: name.into(), role, value });
         self.declarations.push(Declaration::Input(index));
         value
+    }
+
+    /// Takes an input away that no node uses any more. Its value stays in the arena, for nobody to use.
+    pub fn remove_input(&mut self, index: usize) {
+        if index >= self.inputs.len() {
+            return;
+        }
+        self.inputs.remove(index);
+        self.declarations.retain(|declaration| *declaration != Declaration::Input(index));
+        for declaration in &mut self.declarations {
+            if let Declaration::Input(i) = declaration
+                && *i > index
+            {
+                *i -= 1;
+            }
+        }
+        for value in &mut self.values {
+            if let Def::Input(i) = &mut value.def
+                && *i > index
+            {
+                *i -= 1;
+            }
+        }
     }
 
     /// Declares a state with parts of the given names and types.

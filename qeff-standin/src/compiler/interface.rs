@@ -20,6 +20,12 @@ const UNUSED: &[&str] = &[
     "ctx_len",
     "full_batch_exec_size",
     "full_batch_size",
+    // Of programs that look at images: sizes of the other program, and such as became part of the graph.
+    "image_size_height",
+    "image_size_width",
+    "img_size",
+    "max_num_images",
+    "num_patches",
     "seq_len",
     "sliding_window",
     "vision_batch_size",

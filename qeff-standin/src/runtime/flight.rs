@@ -136,13 +136,15 @@ impl Exec {
         let state = lock(&flight.state);
         let timeout = Duration::from_micros(timeout_us.into());
         let waited = flight.bell.wait_timeout_while(state, timeout, |state| state.done.is_none());
-        let (mut state, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
-        match &state.done {
-            Some(outcome) => outcome.clone(),
-            None => {
-                state.overdue = true;
-                Err(Fail::new(Status::TIMEDOUT, format!("the run is not done after {timeout_us} µs")))
-            }
+        let (state, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let late = || Fail::new(Status::TIMEDOUT, format!("the run is not done after {timeout_us} µs"));
+        state.done.clone().unwrap_or_else(|| Err(late()))
+    }
+
+    /// Somebody has waited and got nothing: from now on the run may be given up.
+    pub fn waited_in_vain(&self) {
+        if let Some(flight) = self.in_flight() {
+            lock(&flight.state).overdue = true;
         }
     }
 

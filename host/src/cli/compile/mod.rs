@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
-use qeff_core::passes::Features;
+use qeff_core::passes::{self, Features};
 use qeff_core::weights::Facets;
 use qeff_plugin_api::graph::Task;
 use serde_json::json;
@@ -23,6 +23,7 @@ use crate::describe::Described;
 use crate::forms::WeightForms;
 use crate::prepare::{self, Prepared};
 use crate::qpc::{Job, Making, Source, Stores, Watch};
+use crate::vision::{Size, sizes};
 
 /// Flags of `compile`.
 #[derive(Debug, clap::Args)]
@@ -52,6 +53,13 @@ pub(crate) struct Args {
     forms: FormArgs,
     #[command(flatten)]
     shape: ShapeArgs,
+    /// Height and width of the images that a model of any resolution is to see; repeat the flag for several, each of which
+    /// gets a vision program of its own [default: 1109x1610].
+    #[arg(long, value_name = "HxW", conflicts_with = "onnx_path", help_heading = "Sizes")]
+    image_size: Vec<Size>,
+    /// One program that looks at images with every call, instead of a vision and a language program.
+    #[arg(long, conflicts_with = "onnx_path", help_heading = "Sizes")]
+    single_qpc: bool,
     #[command(flatten)]
     cards: CardArgs,
     /// Folder for the compiled program, instead of the cache.
@@ -85,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     let shape = args.shape.shape()?;
     let Found { toolchain, cards } = args.cards.find()?;
-    let options = args.cards.options(shape, &cards, &args.pass_through)?;
+    let mut options = args.cards.options(shape, &cards, &args.pass_through)?;
     let stores = stores(args.compile_dir.as_deref())?;
     let shown = args.dry_run || args.explain;
     // A dry run leaves no trace, and does not read a large checkpoint for the sake of a folder's name.
@@ -101,10 +109,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (None, Some(path)) => {
             let mut described;
             (checkpoint, described) = open(path, args)?;
+            let seen = sizes::fix(&mut described.model, &checkpoint, &args.image_size)?;
+            sizes::shape(&mut options.shape, &seen);
+            if args.single_qpc {
+                passes::join(&mut described.model)?;
+            }
             (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
             facets = forms.facets(&quantised);
+            options.shape = options.shape.fitted(&described.model);
             prepared = prepare_for_cards(described, &facets, &options.shape)?;
-            Source::of_model(&prepared, &facets, &checkpoint.weights)?
+            let mut programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
+            let named = prepared.model.programs.iter().map(|program| program.name.as_str());
+            let mut named: Vec<_> = named.zip(programs.iter_mut().map(|(program, _)| program)).collect();
+            sizes::number(&mut named, &seen);
+            programs
         }
         (None, None) => bail!("expected --model or --onnx-path"),
     };

@@ -84,7 +84,7 @@ pub(crate) fn encode(
 }
 
 /// The tokenizer of a run by ids, which is worth a warning if it is malformed, not an error: nothing has to be encoded.
-fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
+pub(super) fn tokenizer_if_sound(checkpoint: &Checkpoint) -> Option<Tokenizer> {
     checkpoint.opt_tokenizer().unwrap_or_else(|error| {
         talk::warn(&format!("there will be ids and no text: {error}"));
         None

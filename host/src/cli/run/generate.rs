@@ -12,7 +12,7 @@ use crate::prepare::{self, CpuOptions};
 /// New tokens where neither the user nor a context length says how many.
 const DEFAULT_NEW_TOKENS: usize = 128;
 /// Prompt tokens in one call where the user does not say: large enough to be fast, small enough to bound memory.
-const DEFAULT_CHUNK: usize = 512;
+pub(super) const DEFAULT_CHUNK: usize = 512;
 /// Sequences at once where the user does not say.
 const DEFAULT_SLOTS: usize = 8;
 
@@ -68,14 +68,14 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
 }
 
 /// What the request needs of a session.
-struct Plan {
-    requests: Vec<Request>,
+pub(super) struct Plan {
+    pub(super) requests: Vec<Request>,
     slots: usize,
-    context: usize,
+    pub(super) context: usize,
 }
 
 impl Plan {
-    fn new(args: &Args, prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<Self> {
+    pub(super) fn new(args: &Args, prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<Self> {
         check_ids(prompts, model)?;
         // Positions that do not exist bound a sequence; positions that were only never trained are the user's choice.
         let hard = model.positions.filter(|limit| limit.hard).map(|limit| limit.trained as usize);
@@ -121,7 +121,7 @@ impl Plan {
 }
 
 /// Refuses ids past the vocabulary, which an engine would read from some other row.
-fn check_ids(prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<()> {
+pub(super) fn check_ids(prompts: &[Vec<u32>], model: &qeff_plugin_api::graph::Model) -> Result<()> {
     use qeff_plugin_api::graph::Role;
     let program = prepare::main_program(model)?;
     let vocab = program.output(Role::Logits).and_then(|output| program.ty(output.value).last()?.fixed());

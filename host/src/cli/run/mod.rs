@@ -3,10 +3,13 @@
 //! What a model is for, its description says, or `--task`. Each task has a file of its own here.
 
 pub(crate) mod answer;
+mod conversation;
 mod generate;
 mod reader;
 mod report;
 mod speech;
+mod vlm;
+mod vlm_cards;
 
 use std::time::Instant;
 
@@ -42,18 +45,20 @@ enum TaskArg {
     Ctc,
     /// Write down what is said in recordings: one greedy pass over the first window of each.
     Transcribe,
+    /// Answer about images.
+    Vlm,
 }
 
 impl TaskArg {
-    /// What a model is for, as a word of `--task`; `None` if nothing here does that.
-    fn of(task: Task) -> Option<Self> {
+    /// What a model is for, as a word of `--task`.
+    fn of(task: Task) -> Self {
         match task {
-            Task::CausalLm => Some(TaskArg::Generate),
-            Task::Encoder => Some(TaskArg::Embed),
-            Task::SequenceClassification => Some(TaskArg::Classify),
-            Task::Ctc => Some(TaskArg::Ctc),
-            Task::SpeechToText => Some(TaskArg::Transcribe),
-            _ => None,
+            Task::CausalLm => TaskArg::Generate,
+            Task::Encoder => TaskArg::Embed,
+            Task::SequenceClassification => TaskArg::Classify,
+            Task::Ctc => TaskArg::Ctc,
+            Task::SpeechToText => TaskArg::Transcribe,
+            Task::ImageTextToText => TaskArg::Vlm,
         }
     }
 }
@@ -68,6 +73,8 @@ pub(crate) struct Args {
     task: Option<TaskArg>,
     #[command(flatten)]
     prompts: PromptArgs,
+    #[command(flatten)]
+    images: vlm::ImageArgs,
     #[command(flatten)]
     speech: speech::SpeechArgs,
     /// Most tokens to generate for each prompt [default: what --ctx-len leaves, else 128].
@@ -204,7 +211,7 @@ struct Opened<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     // What can be wrong with the flags is said before any file is opened.
-    if args.speech.audio.is_empty() {
+    if args.speech.audio.is_empty() && args.images.messages.is_none() {
         args.prompts.prompts()?;
     }
     args.sampling.sampling()?;
@@ -227,14 +234,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (checkpoint, described) = args.model.describe()?;
     let task = described.model.task;
-    let Some(task) = args.task.or_else(|| TaskArg::of(task)) else {
-        bail!("this model is for {}, which `run` cannot do yet", task.name());
-    };
+    let task = args.task.unwrap_or_else(|| TaskArg::of(task));
+    if task != TaskArg::Vlm
+        && let Some(flag) = args.images.first_given()
+    {
+        bail!("{flag} is for models that look at images, and this one does not");
+    }
     let opened = Opened { args, started, checkpoint, described, on_cards };
     match task {
+        TaskArg::Generate if !args.speech.audio.is_empty() => {
+            bail!("--audio is for models that listen, and this one continues text: leave it out")
+        }
         TaskArg::Generate => generate::run(opened),
         TaskArg::Ctc => speech::ctc(opened),
         TaskArg::Transcribe => speech::transcribe(opened),
+        TaskArg::Vlm => vlm::run(opened),
         task @ (TaskArg::Embed | TaskArg::Classify) => whole_text(args, task, started),
     }
 }

@@ -9,14 +9,18 @@ use serde_json::json;
 use super::{Args, Opened};
 use crate::audio::{self, Extractor, Limits, Waveform};
 use crate::cli::speech::language;
-use crate::cli::{forms, talk};
+use crate::cli::{forms, on_cards, talk};
+use crate::compile::Shape;
 use crate::prepare::{self, CpuPrograms};
+use crate::runtime::qaic::QaicProgram;
 
-use crate::speech::ctc::{self, Frames, Spelling};
+use crate::speech::called::CalledDecoder;
+use crate::speech::cpu::CpuDecoder;
+use crate::speech::ctc::{self, Frames, Labeller, Spelling};
 use crate::speech::listen::{PassOptions, pass};
 use crate::speech::prompt::{Prompt, Wish, likeliest_language};
-use crate::speech::transcribe::{check_windows, features};
-use crate::speech::{Decoder as _, Settings, cpu::CpuDecoder};
+use crate::speech::transcribe::check_windows;
+use crate::speech::{Decoder, Settings};
 
 /// Flags of tasks that listen.
 #[derive(Debug, clap::Args)]
@@ -52,24 +56,49 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Loads the programs of a model that listens.
-fn programs(opened: &Opened<'_>) -> Result<(&'static str, CpuPrograms)> {
-    let Opened { args, checkpoint, described, on_cards, .. } = opened;
-    if *on_cards {
-        bail!("models that listen run on the CPU only so far: leave --device-group and --sdk out");
+/// What executes a model that listens.
+enum Executor {
+    /// The CPU, by the name of its engine.
+    Cpu(&'static str, CpuPrograms),
+    /// A card.
+    Card(QaicProgram),
+}
+
+impl Executor {
+    /// Loads the programs of a model; for a card they are compiled for `shape`.
+    fn load(opened: &mut Opened<'_>, shape: Shape) -> Result<Self> {
+        let Opened { args, checkpoint, described, on_cards, .. } = opened;
+        talk::warnings(&described.warnings);
+        if !args.json {
+            talk::notes(&described.notes);
+        }
+        if *on_cards {
+            let forms = args.forms.forms(Target::Aic)?;
+            let described = described.clone();
+            let made = on_cards::one(&args.cards, &args.device, forms, shape, described, checkpoint)?;
+            if !args.json {
+                forms::say(&made.quantised);
+            }
+            return Ok(Executor::Card(on_cards::open_program(&made.qpc, &made.place, 1)?));
+        }
+        let forms = args.forms.forms(Target::Cpu)?;
+        let selected = args.engine.select()?;
+        if !args.json {
+            talk::say(&format!("engine: {}", selected.about));
+        }
+        let ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
+        if !args.json {
+            forms::say(&ready.quantised);
+        }
+        Ok(Executor::Cpu(selected.engine.name(), ready))
     }
-    talk::warnings(&described.warnings);
-    let forms = args.forms.forms(Target::Cpu)?;
-    let selected = args.engine.select()?;
-    if !args.json {
-        talk::notes(&described.notes);
-        talk::say(&format!("engine: {}", selected.about));
+
+    fn name(&self) -> &'static str {
+        match self {
+            Executor::Cpu(name, _) => name,
+            Executor::Card(_) => "qaic",
+        }
     }
-    let ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
-    if !args.json {
-        forms::say(&ready.quantised);
-    }
-    Ok((selected.engine.name(), ready))
 }
 
 fn read(path: &Path, extractor: &Extractor) -> Result<Waveform> {
@@ -97,19 +126,35 @@ fn print(opened: &Opened<'_>, engine: &str, seconds: f64, outputs: Vec<serde_jso
 }
 
 /// Labels each frame of the recordings.
-pub(super) fn ctc(opened: Opened<'_>) -> Result<()> {
+pub(super) fn ctc(mut opened: Opened<'_>) -> Result<()> {
     check(opened.args)?;
     let Extractor::Samples(extractor) = Extractor::open(&opened.checkpoint.dir)? else {
         bail!("preprocessor_config.json: `feature_extractor_type`: expected Wav2Vec2FeatureExtractor for this model");
     };
     let frames = Frames::read(&opened.checkpoint.config.to_text())?;
     let spelling = Spelling::open(&opened.checkpoint)?;
-    let (engine, mut ready) = programs(&opened)?;
-    let mut program = ready.take("main")?;
+    let heard: Vec<_> = opened
+        .args
+        .speech
+        .audio
+        .iter()
+        .map(|path| Ok((path, read(path, &Extractor::Samples(extractor))?)))
+        .collect::<Result<_>>()?;
+    // Padding would change what is heard, so a card gets a shape for each length.
+    let mut lengths: Vec<u64> = heard.iter().map(|(_, waveform)| waveform.samples.len() as u64).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    let shape = Shape { seq_lens: lengths, prompt_len: None, ..opened.args.shape() };
+    let executor = Executor::load(&mut opened, shape)?;
+    let engine = executor.name();
+    let described = prepare::main_program(&opened.described.model)?;
+    let mut labeller = match executor {
+        Executor::Cpu(_, mut ready) => Labeller::new(ready.take(&described.name)?, described)?,
+        Executor::Card(program) => Labeller::new(program, described)?,
+    };
     let (mut outputs, mut seconds) = (vec![], 0.0);
-    for path in &opened.args.speech.audio {
-        let waveform = read(path, &Extractor::Samples(extractor))?;
-        let logits = frames.label(&mut program, &extractor, &waveform).with_context(|| path.display().to_string())?;
+    for (path, waveform) in heard {
+        let logits = frames.label(&mut labeller, &extractor, &waveform).with_context(|| path.display().to_string())?;
         let ids = ctc::likeliest(&logits);
         let rows: Vec<_> = (0..logits.rows()).map(|row| logits.row(row)).collect();
         let text = spelling.as_ref().map(|spelling| spelling.text(&ids));
@@ -120,9 +165,10 @@ pub(super) fn ctc(opened: Opened<'_>) -> Result<()> {
 }
 
 /// One greedy pass over the beginning of each recording.
-pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
+pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
     check(opened.args)?;
     let Opened { args, checkpoint, .. } = &opened;
+    let args = *args;
     let Extractor::LogMel(extractor) = Extractor::open(&checkpoint.dir)? else {
         bail!("preprocessor_config.json: `feature_extractor_type`: expected WhisperFeatureExtractor for this model");
     };
@@ -132,8 +178,18 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
         Wish { language: language(args.speech.language.as_deref()), task: None, timestamps: args.speech.timestamps };
     let prompt = Prompt::new(&settings, &wish)?;
     let tokenizer = checkpoint.opt_tokenizer()?;
-    let (engine, mut ready) = programs(&opened)?;
-    let mut decoder = CpuDecoder::new(&mut ready, settings.positions)?;
+    // On cards a transcript is as long as what was compiled, and a call brings one token.
+    let shape = Shape { prompt_len: None, ..args.shape() }.fitted(&opened.described.model);
+    let context = if opened.on_cards { shape.ctx_len } else { args.ctx_len.map(u64::from) };
+    let executor = Executor::load(&mut opened, shape)?;
+    let engine = executor.name();
+    let mut decoder: Box<dyn Decoder> = match executor {
+        Executor::Cpu(_, mut ready) => Box::new(CpuDecoder::new(&mut ready, settings.positions)?),
+        Executor::Card(program) => {
+            let described = prepare::main_program(&opened.described.model)?;
+            Box::new(CalledDecoder::new(Box::new(program), described, settings.mels)?)
+        }
+    };
     let (mut outputs, mut seconds) = (vec![], 0.0);
     for path in &args.speech.audio {
         let waveform = read(path, &Extractor::LogMel(extractor.clone()))?;
@@ -145,14 +201,15 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
                 waveform.seconds()
             ));
         }
-        decoder.listen(&features(&extractor, &waveform).window(0, settings.frames))?;
+        decoder.listen(&extractor.first_window(&waveform.samples))?;
         let language = match prompt.asks_for_language() {
             true => likeliest_language(&settings, decoder.step(&[settings.start], 0)?.row(0)),
             false => None,
         };
         let tokens = prompt.tokens(language);
         let room = settings.positions.saturating_sub(tokens.len());
-        let bound = args.ctx_len.map_or(room, |context| room.min((context as usize + 1).saturating_sub(tokens.len())));
+        // The last id is chosen, not written: it needs no position.
+        let bound = context.map_or(room, |context| room.min((context as usize + 1).saturating_sub(tokens.len())));
         let wanted = args.max_new_tokens.map(|n| n as usize);
         let default = settings.max_length.saturating_sub(tokens.len());
         let new = wanted.unwrap_or(default).min(bound);
@@ -167,7 +224,7 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
             temperature: 0.0,
             seed: 0,
         };
-        let done = pass(&mut decoder, &settings, &tokens, tokens.len(), &options)?;
+        let done = pass(&mut *decoder, &settings, &tokens, tokens.len(), &options)?;
         let spoken: Vec<u32> = done.ids.iter().copied().filter(|id| settings.is_text(*id)).collect();
         let text = tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&spoken, true)).transpose()?;
         let mut output = json!({

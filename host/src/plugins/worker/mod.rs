@@ -118,6 +118,7 @@ struct State {
     started: Instant,
     /// What ended it.
     ended: Option<String>,
+    unheard: Option<PluginError>,
 }
 
 impl Worker {
@@ -130,7 +131,7 @@ impl Worker {
         let arena = Arena::new().map_err(StartError::Spawn)?;
         let (process, channel) = Process::spawn(&options.program).map_err(StartError::Spawn)?;
         let limits = options.limits;
-        let mut state = State { channel, process, arena, limits, started: Instant::now(), ended: None };
+        let mut state = State { channel, process, arena, limits, started: Instant::now(), ended: None, unheard: None };
         let start = Start {
             symbol: file.symbol().to_owned(),
             memory: limits.memory,
@@ -170,6 +171,11 @@ impl Worker {
         self.state().channel.take_printed()
     }
 
+    /// What became of it when it was asked something that cannot fail, once: nobody else hears of that.
+    pub fn take_unheard(&self) -> Option<PluginError> {
+        self.state().unheard.take()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Whoever panicked while asking left a worker that is out of step; `ended` or the next reply will tell.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -184,8 +190,25 @@ impl std::fmt::Debug for Worker {
 
 impl Calls for Worker {
     fn call(&self, number: u32, call: Call<'_>) -> Result<Vec<u8>, PluginError> {
-        self.state().call(number, call)
+        let mut state = self.state();
+        let cannot_fail = matches!(call, Call::Probe { .. });
+        let answer = state.call(number, call);
+        if let Err(error) = &answer
+            && cannot_fail
+        {
+            state.unheard.get_or_insert_with(|| error.clone());
+        }
+        answer
     }
+}
+
+/// What a host makes of a worker's reply; for whoever tries what it makes of any bytes.
+///
+/// # Errors
+/// If the reply is an error, or none.
+pub fn read_reply(bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
+    let reply = Reply::decode(bytes).map_err(Failure::from).and_then(Reply::into_answer);
+    reply.unwrap_or_else(|failure| Err(PluginError::Died(event::tell(&failure, None, Limits::default(), ""))))
 }
 
 impl State {

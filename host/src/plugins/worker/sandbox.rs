@@ -230,6 +230,7 @@ const TRAPPED: &[(i64, &str)] = calls![
     SYS_sendmsg,
     SYS_shmget,
     SYS_uname,
+    SYS_getppid,
     SYS_getuid,
     SYS_wait4,
     SYS_setsid,

@@ -29,6 +29,15 @@ pub struct Extent {
     pub chunk: usize,
 }
 
+/// What accompanies every call of a sequence, by the names of the program: rows of its images, say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Beside {
+    /// Inputs.
+    pub inputs: Vec<(String, Tensor)>,
+    /// Outputs that are an input of the next call: the output, then the input.
+    pub carried: Vec<(String, String)>,
+}
+
 /// Retained state of some sequences on the CPU.
 pub struct CpuSession {
     /// Advances all slots at once.
@@ -39,6 +48,7 @@ pub struct CpuSession {
     /// Positions that the states have rows for, those that are not rolling.
     rows: usize,
     states: Vec<StateBuffer>,
+    beside: Beside,
 }
 
 impl CpuSession {
@@ -52,7 +62,12 @@ impl CpuSession {
             StateBuffer::zeros([slots, port.heads, rows + 1, port.width])
         };
         let states = plain.states().iter().map(zeros).collect();
-        CpuSession { plain, indexed, extent, rows, states }
+        CpuSession { plain, indexed, extent, rows, states, beside: Beside::default() }
+    }
+
+    /// Says what accompanies the calls to come. Only for a session of one slot: rows of one call cannot have different ones.
+    pub fn accompany(&mut self, beside: Beside) {
+        self.beside = beside;
     }
 
     /// Makes room for positions up to `position`.
@@ -74,13 +89,42 @@ impl CpuSession {
     /// Writes tokens of one sequence in one call.
     fn write(&mut self, Row { slot, tokens, position }: Row<'_>) -> Result<Logits, RuntimeError> {
         let count = tokens.len();
+        let program = self.indexed.as_mut().unwrap_or(&mut self.plain);
         let inputs = [
             (Role::Tokens, Tensor::integers([1, count], tokens.iter().map(|&id| i64::from(id)).collect())),
             (Role::Positions, Tensor::integers([1, count], (position..).map(|p| p as i64).take(count).collect())),
             (Role::BatchIndex, Tensor::filled([1, 1], slot as i64)),
         ];
-        self.indexed.as_mut().unwrap_or(&mut self.plain).run(&inputs, &mut self.states)
+        accompanied(program, &inputs, &mut self.beside, &mut self.states)
     }
+}
+
+/// One call for the logits, and for what the next call gets of this one.
+fn accompanied(
+    program: &mut CpuProgram,
+    inputs: &[(Role, Tensor)],
+    beside: &mut Beside,
+    states: &mut [StateBuffer],
+) -> Result<Logits, RuntimeError> {
+    if beside.inputs.is_empty() {
+        return program.run(inputs, states);
+    }
+    let names: Vec<Option<String>> = inputs.iter().map(|(role, _)| program.ports().input(*role)).collect();
+    let own = names.iter().zip(inputs).filter_map(|(name, (_, tensor))| Some((name.as_deref()?, tensor)));
+    let more = beside.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    let named: Vec<_> = own.chain(more).collect();
+    let results = program.call(&named, states)?;
+    let mut logits = None;
+    for (port, result) in program.ports().outputs.iter().zip(results) {
+        if port.role == Some(Role::Logits) {
+            logits = Some(result);
+        } else if let Some((_, input)) = beside.carried.iter().find(|(output, _)| *output == port.name)
+            && let Some((_, next)) = beside.inputs.iter_mut().find(|(name, _)| name == input)
+        {
+            *next = result;
+        }
+    }
+    logits.ok_or_else(|| RuntimeError::Program { why: "it has no logits".into() })?.try_into()
 }
 
 impl Session for CpuSession {
@@ -120,7 +164,8 @@ impl Session for CpuSession {
             positions[row.slot] = row.position as i64;
         }
         let [tokens, positions] = [tokens, positions].map(|column| Tensor::integers([column.len(), 1], column));
-        let all = self.plain.run(&[(Role::Tokens, tokens), (Role::Positions, positions)], &mut self.states)?;
+        let inputs = [(Role::Tokens, tokens), (Role::Positions, positions)];
+        let all = accompanied(&mut self.plain, &inputs, &mut self.beside, &mut self.states)?;
         let data = rows.iter().flat_map(|row| all.row(row.slot).iter().copied()).collect();
         Ok(Logits::new(data, all.vocab))
     }

@@ -20,6 +20,7 @@
 
 mod gguf;
 mod purpose;
+pub mod text;
 
 pub use purpose::Purpose;
 

@@ -11,6 +11,8 @@
 // Names are the library's, and what may go wrong with a pointer is the same for all.
 #![allow(clippy::missing_safety_doc, non_snake_case, unreachable_pub)]
 
+mod layout;
+
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
 use std::ptr;
@@ -19,9 +21,12 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value as Json, json};
 
+use self::layout::{
+    DEV_INFO, Handed, QAicIoBufferInfo, QAicQpcInfo, QAicQueueProperties, QBuffer, QBufferDimensions, QData,
+    QResourceInfo,
+};
 use crate::config::CardStatus;
 use crate::header::Properties;
-use crate::qpc::network::Network;
 use crate::runtime::flight::{self, Buffer};
 use crate::runtime::objects::spell;
 use crate::runtime::program::{By, Wish};
@@ -30,105 +35,6 @@ use crate::runtime::{Listener, Memory, Runtime, cards::Snapshot};
 
 /// An opaque pointer: one of our handles.
 type Handle = *mut c_void;
-
-#[repr(C)]
-pub struct QBuffer {
-    size: usize,
-    buf: *mut u8,
-    handle: u64,
-    offset: u32,
-    kind: u32,
-}
-
-#[repr(C)]
-pub struct QData {
-    size: usize,
-    data: *mut u8,
-}
-
-#[repr(C)]
-pub struct QBufferDimensions {
-    count: u32,
-    size_of_elem: u32,
-    dims: *mut u32,
-}
-
-#[repr(C)]
-pub struct QAicBufferMappings {
-    name: *mut c_char,
-    index: u32,
-    io_type: u32,
-    size: u32,
-    partial: bool,
-    data_type: u32,
-}
-
-#[repr(C)]
-pub struct QAicIoBufferInfo {
-    count: u32,
-    mappings: *mut QAicBufferMappings,
-}
-
-#[repr(C)]
-pub struct QAicQpcProgramInfo {
-    name: [u8; 64],
-    index: u32,
-    cores: u32,
-    size: u32,
-    io: QAicIoBufferInfo,
-    dma: QAicIoBufferInfo,
-    batch: u32,
-}
-
-#[repr(C)]
-pub struct QAicQpcConstantsInfo {
-    name: [u8; 64],
-    index: u32,
-    size: u32,
-}
-
-#[repr(C)]
-pub struct QAicQpcInfo {
-    programs: u32,
-    program: *mut QAicQpcProgramInfo,
-    constants: u32,
-    constant: *mut QAicQpcConstantsInfo,
-}
-
-#[repr(C)]
-pub struct QResourceInfo {
-    reservation: i32,
-    dram_total: u64,
-    dram_free: u64,
-    vc_total: u8,
-    vc_free: u8,
-    nsp_total: u8,
-    nsp_free: u8,
-    mcid_total: u32,
-    mcid_free: u32,
-    sem_total: u32,
-    sem_free: u32,
-    pc_total: u8,
-    pc_reserved: u8,
-    sku: u8,
-    rest: [u8; 9],
-}
-
-#[repr(C)]
-pub struct QAicQueueProperties {
-    properties: u32,
-    threads: u32,
-}
-
-/// The open header's `QDevInfo`, of which only the state, the number, the resources and the name are filled.
-const DEV_INFO: usize = 1160;
-
-const _: () = {
-    assert!(size_of::<QBuffer>() == 32 && size_of::<QData>() == 16 && size_of::<QBufferDimensions>() == 16);
-    assert!(size_of::<QAicBufferMappings>() == 32 && size_of::<QAicIoBufferInfo>() == 16);
-    assert!(size_of::<QAicQpcConstantsInfo>() == 72 && size_of::<QAicQpcInfo>() == 32);
-    assert!(size_of::<QAicQpcProgramInfo>() == 120 && size_of::<QResourceInfo>() == 56);
-};
 
 type LogCallback = unsafe extern "C" fn(u32, *const c_char, *mut c_void);
 
@@ -408,69 +314,6 @@ pub unsafe extern "C" fn qaicOpenQpcFile(qpc: *mut Handle, path: *const c_char) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qaicCloseQpc(qpc: Handle) -> u32 {
     call("qaicCloseQpc", || name_of(qpc).into(), |runtime| runtime.close_qpc(id(qpc)).map(|()| Json::Null))
-}
-
-/// Structures that were handed out, with what they point to.
-struct Handed {
-    info: Box<QAicIoBufferInfo>,
-    qpc: Option<Box<QAicQpcInfo>>,
-    _mappings: Vec<QAicBufferMappings>,
-    _names: Vec<Vec<u8>>,
-    _program: Option<Box<QAicQpcProgramInfo>>,
-    _constants: Option<Box<QAicQpcConstantsInfo>>,
-}
-
-// The pointers within lead to what the same value owns and nobody changes.
-unsafe impl Send for Handed {}
-unsafe impl Sync for Handed {}
-
-impl Handed {
-    fn new(network: &Network) -> Self {
-        let mut names: Vec<Vec<u8>> =
-            network.bindings.iter().map(|binding| [binding.name.as_bytes(), b"\0"].concat()).collect();
-        let mappings = network.bindings.iter().zip(&mut names).enumerate().map(|(i, (binding, name))| {
-            // Unlike in the protobuf, inputs are 1 here, and outputs 2.
-            let io_type = if binding.output { 2 } else { 1 };
-            QAicBufferMappings {
-                name: name.as_mut_ptr().cast(),
-                index: i as u32,
-                io_type,
-                size: binding.size() as u32,
-                partial: binding.partial,
-                data_type: binding.elem as u32,
-            }
-        });
-        let mut mappings: Vec<_> = mappings.collect();
-        let info = Box::new(QAicIoBufferInfo { count: mappings.len() as u32, mappings: mappings.as_mut_ptr() });
-        Handed { info, qpc: None, _mappings: mappings, _names: names, _program: None, _constants: None }
-    }
-
-    fn of_qpc(network: &Network) -> Self {
-        let mut handed = Handed::new(network);
-        let named = |text: &str| {
-            let mut name = [0; 64];
-            text.bytes().take(63).enumerate().for_each(|(i, byte)| name[i] = byte);
-            name
-        };
-        let mut program = Box::new(QAicQpcProgramInfo {
-            name: named(&network.name),
-            index: 0,
-            cores: network.cores,
-            size: 0,
-            io: QAicIoBufferInfo { count: handed.info.count, mappings: handed.info.mappings },
-            dma: QAicIoBufferInfo { count: 0, mappings: ptr::null_mut() },
-            batch: 1,
-        });
-        let mut constants = Box::new(QAicQpcConstantsInfo { name: named("constantsdesc.bin"), index: 1, size: 24 });
-        handed.qpc = Some(Box::new(QAicQpcInfo {
-            programs: 1,
-            program: &raw mut *program,
-            constants: 1,
-            constant: &raw mut *constants,
-        }));
-        (handed._program, handed._constants) = (Some(program), Some(constants));
-        handed
-    }
 }
 
 #[unsafe(no_mangle)]
@@ -766,11 +609,18 @@ pub unsafe extern "C" fn qaicEnqueueExecObj(queue: Handle, exec: Handle, event: 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qaicExecObjWaitForCompletion(exec: Handle, timeout: u32) -> u32 {
-    call(
-        "qaicExecObjWaitForCompletion",
-        || json!({ "exec": name_of(exec), "timeout": timeout }),
-        |runtime| runtime.objects.exec(id(exec))?.wait(timeout).map(|()| Json::Null),
-    )
+    let arguments = || json!({ "exec": name_of(exec), "timeout": timeout });
+    let status = call("qaicExecObjWaitForCompletion", arguments, |runtime| {
+        runtime.objects.exec(id(exec))?.wait(timeout).map(|()| Json::Null)
+    });
+    // Whatever the reason: who has waited in vain has no other way than to give the run up.
+    if status != Status::SUCCESS.0
+        && let Ok(runtime) = runtime()
+        && let Ok(exec) = runtime.objects.exec(id(exec))
+    {
+        exec.waited_in_vain();
+    }
+    status
 }
 
 #[unsafe(no_mangle)]

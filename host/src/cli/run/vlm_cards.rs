@@ -1,0 +1,119 @@
+//! Task `vlm` on cards: both programs are compiled for the images of the request, and called one after the other.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Args;
+use super::answer::{Ready, Wishes, answer};
+use crate::checkpoint::Checkpoint;
+use crate::cli::compile::args::stores;
+use crate::cli::compile::{DEFAULT_BUDGET, jobs, make, prepare_for_cards};
+use crate::cli::on_cards::{Place, open_program, requests};
+use crate::describe::Described;
+use crate::forms::WeightForms;
+use crate::prepare;
+use crate::qpc::{Making, Source};
+use crate::vision::cards::{CardSession, Compiled};
+use crate::vision::encoder::{Embeds, Encoder};
+use crate::vision::marks::image_token;
+use crate::vision::{Picture, Size, ready, sizes};
+
+/// Executions of a program that is called once at a time.
+const ONE: usize = 1;
+
+/// What is asked on cards.
+pub(super) struct Asked<'a> {
+    pub(super) args: &'a Args,
+    pub(super) started: Instant,
+    pub(super) forms: WeightForms,
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) described: Described,
+    /// Prompts as ids, and the images of each.
+    pub(super) prompts: &'a [Vec<u32>],
+    pub(super) shown: &'a [Vec<Arc<Picture>>],
+}
+
+/// Compiles what the request needs, or finds it, and answers.
+pub(super) fn run(asked: Asked<'_>, mut wishes: Wishes<'_>) -> Result<()> {
+    let Asked { args, started, forms, checkpoint, mut described, prompts, shown } = asked;
+    if args.batch_size.is_some_and(|n| n != 1) || args.full_batch_size.is_some() {
+        bail!(
+            "--batch-size and --full-batch-size: on cards, prompts about images are answered one at a time; leave them out"
+        );
+    }
+    let place = Place::new(args.cards.device_group.as_ref(), args.cards.sdk.as_deref(), &args.device)?;
+    let found = args.cards.find()?;
+    let images = images(&described, shown);
+    let seen = sizes::fix(&mut described.model, checkpoint, &images)?;
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(1) + args.max_new_tokens.map_or(1, |n| n as usize);
+    let mut shape = args.shape();
+    sizes::shape(&mut shape, &seen);
+    if args.ctx_len.is_none() {
+        // One more than is needed: a position that padding may be taken for.
+        shape.ctx_len = shape.ctx_len.max(Some((longest as u64 + 1).next_multiple_of(1024)));
+    }
+    let of_prompt = |pictures: &Vec<Arc<Picture>>| pictures.iter().map(|picture| picture.rows).sum::<usize>();
+    let rows = shown.iter().map(of_prompt).max().unwrap_or(0);
+    let rows = seen.iter().map(|seen| seen.rows as usize).max().unwrap_or(1).max(rows);
+    shape.symbols.insert("vision_size".into(), rows as u64);
+    let size = |n: Option<u64>| usize::try_from(n.unwrap_or(1)).context("a size is too large");
+    let compiled = Compiled { prompt_len: size(shape.prompt_len)?, context: size(shape.ctx_len)?, rows };
+    let ports = ready::ports(&described.model, prepare::main_program(&described.model)?)?;
+    let programs = described.model.programs.clone();
+
+    let options = args.cards.options(shape, &found.cards, &[])?;
+    let stores = stores(None)?;
+    let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+    let facets = forms.facets(&quantised);
+    let prepared = prepare_for_cards(described, &facets, &options.shape)?;
+    let mut sources = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
+    let names = prepared.model.programs.iter().map(|program| program.name.as_str());
+    let mut named: Vec<_> = names.zip(sources.iter_mut().map(|(program, _)| program)).collect();
+    sizes::number(&mut named, &seen);
+    let jobs = jobs(sources, &options, &found.toolchain, &stores, &stores.digests())?;
+    let making =
+        Making { timeout: args.cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
+    let mut language = None;
+    let mut encoders = vec![];
+    for (program, job) in programs.iter().zip(&jobs) {
+        let qpc = make(job, making, &found.cards)?.dir.join("qpc");
+        match seen.iter().find(|seen| seen.program == program.name) {
+            Some(seen) => encoders.push((seen, program, qpc)),
+            None => language = Some(qpc),
+        }
+    }
+    let language = language.context("the model has no language program")?;
+
+    // Vision programs leave their cores before the language program takes them.
+    let mut embeds: Vec<Vec<Option<Arc<Embeds>>>> = shown.iter().map(|pictures| vec![None; pictures.len()]).collect();
+    for (seen, described, qpc) in encoders {
+        let mine = |picture: &Picture| seen.image.is_none_or(|size| size == picture.size);
+        if !shown.iter().flatten().any(|picture| mine(picture)) {
+            continue;
+        }
+        let program = open_program(&qpc, &place, ONE)?;
+        let mut encoder = Encoder::new(Box::new(program), described)?.of_tiles(seen.tiles);
+        for (pictures, embeds) in shown.iter().zip(&mut embeds) {
+            for (picture, embeds) in pictures.iter().zip(embeds).filter(|(picture, _)| mine(picture)) {
+                *embeds = Some(encoder.encode(picture)?);
+            }
+        }
+    }
+    let program = open_program(&language, &place, ONE)?;
+    let sequences = embeds.iter().map(|of_prompt| of_prompt.iter().flatten().map(|embeds| &**embeds));
+    let mut session = CardSession::new(Box::new(program), ports, compiled, image_token(checkpoint)?, sequences)?;
+    wishes.options.chunk = compiled.context;
+    let requests = requests(prompts, args.max_new_tokens, compiled.context)?;
+    let (quantised, loaded) = (&prepared.quantised(), started.elapsed());
+    answer(wishes, &requests, Ready { session: &mut session, engine: "qaic", started, loaded, quantised })
+}
+
+/// The sizes of images that vision programs are needed for: none where one program serves all.
+fn images(described: &Described, shown: &[Vec<Arc<Picture>>]) -> Vec<Size> {
+    let packs = sizes::packs(&described.model);
+    let sizes: BTreeSet<Size> = shown.iter().flatten().filter(|_| packs).map(|picture| picture.size).collect();
+    sizes.into_iter().collect()
+}

@@ -1,0 +1,138 @@
+//! Sequences that are shown images, on cards.
+//!
+//! A card's programs have fixed sizes: prompts are written in calls of so many tokens, padded at position −1, and rows of
+//! images fill a buffer of so many. That buffer is handed over with the first call of a sequence and stays on the card.
+
+use std::collections::VecDeque;
+
+use super::encoder::Embeds;
+use super::session::ImagePorts;
+use crate::runtime::{Callable, Logits, Row, RuntimeError, Session, Tensor};
+
+/// What a language program was compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compiled {
+    /// Tokens of a call that writes a prompt.
+    pub prompt_len: usize,
+    /// Positions of a sequence.
+    pub context: usize,
+    /// Rows of images.
+    pub rows: usize,
+}
+
+/// A session of one sequence at a time.
+pub struct CardSession {
+    program: Box<dyn Callable>,
+    ports: ImagePorts,
+    compiled: Compiled,
+    /// A token that stands for no image, for padding.
+    padding: i64,
+    /// Rows of the sequences to come, in the order in which they begin.
+    waiting: VecDeque<Vec<f32>>,
+    /// Rows to be handed over with the next call.
+    fresh: Option<Tensor>,
+    /// Image tokens that calls have had.
+    used: Tensor,
+}
+
+impl CardSession {
+    /// A session whose sequences, in the order in which they begin, are shown these images each. `token` is the image token.
+    ///
+    /// # Errors
+    /// If a sequence has more rows than the program has room for.
+    pub fn new<'a, I: IntoIterator<Item = &'a Embeds>>(
+        program: Box<dyn Callable>,
+        ports: ImagePorts,
+        compiled: Compiled,
+        token: u32,
+        sequences: impl IntoIterator<Item = I>,
+    ) -> Result<Self, RuntimeError> {
+        let mut waiting = VecDeque::new();
+        for images in sequences {
+            let mut rows: Vec<f32> = images.into_iter().flat_map(|image| image.data.iter().copied()).collect();
+            let room = compiled.rows * ports.width;
+            if rows.len() > room {
+                let (found, most) = (rows.len() / ports.width.max(1), compiled.rows);
+                let why = format!("a prompt shows {found} rows of images, and the program has room for {most}");
+                return Err(RuntimeError::Program { why });
+            }
+            rows.resize(room, 0.0);
+            waiting.push_back(rows);
+        }
+        let (padding, used) = (i64::from(token == 0), Tensor::filled([1, 1], 0));
+        Ok(CardSession { program, ports, compiled, padding, waiting, fresh: None, used })
+    }
+
+    /// One call of `width` tokens, of which these are the first.
+    fn call(&mut self, width: usize, tokens: &[u32], position: usize) -> Result<Logits, RuntimeError> {
+        let mut ids = vec![self.padding; width];
+        let mut positions = vec![-1; width];
+        for (i, &token) in tokens.iter().enumerate() {
+            ids[i] = token.into();
+            positions[i] = (position + i) as i64;
+        }
+        let [ids, positions] = [ids, positions].map(|row| Tensor::integers([1, width], row));
+        let ports = &self.ports;
+        let mut inputs = vec![
+            (ports.tokens.as_str(), &ids),
+            (ports.positions.as_str(), &positions),
+            (ports.index.as_str(), &self.used),
+        ];
+        let fresh = self.fresh.take();
+        inputs.extend(fresh.iter().map(|rows| (ports.embeds.as_str(), rows)));
+        let mut logits = None;
+        let mut used = None;
+        for (name, tensor) in self.program.call(&inputs)? {
+            if name == ports.logits {
+                logits = Some(tensor);
+            } else if name == ports.next_index {
+                used = Some(tensor);
+            }
+        }
+        let missing = |name: &str| RuntimeError::Program { why: format!("it puts out no `{name}`") };
+        self.used = used.ok_or_else(|| missing(&ports.next_index))?;
+        logits.ok_or_else(|| missing(&ports.logits))?.try_into()
+    }
+}
+
+impl Session for CardSession {
+    fn slots(&self) -> usize {
+        1
+    }
+
+    fn context(&self) -> usize {
+        self.compiled.context
+    }
+
+    fn prefill(&mut self, row: Row<'_>) -> Result<Logits, RuntimeError> {
+        let Row { mut tokens, mut position, .. } = row;
+        let Compiled { prompt_len, context, rows } = self.compiled;
+        if position == 0 {
+            let images = self.waiting.pop_front().unwrap_or_else(|| vec![0.0; rows * self.ports.width]);
+            self.fresh = Some(Tensor::floats([1, rows, self.ports.width], images));
+            self.used = Tensor::filled([1, 1], 0);
+        }
+        let end = position + tokens.len();
+        if end > context {
+            return Err(RuntimeError::Full { position: end - 1, context });
+        }
+        loop {
+            let left = tokens.len();
+            // Padding beside the last position might be taken for it, should the device take −1 for an index.
+            let width = if left >= prompt_len || left > 1 && end < context { prompt_len } else { 1 };
+            let (now, rest) = tokens.split_at(width.min(left));
+            let logits = self.call(width, now, position)?;
+            if rest.is_empty() {
+                return Ok(logits);
+            }
+            (tokens, position) = (rest, position + now.len());
+        }
+    }
+
+    fn decode(&mut self, rows: &[Row<'_>]) -> Result<Logits, RuntimeError> {
+        let [row] = rows else {
+            return Err(RuntimeError::Program { why: format!("it takes one sequence at a time, not {}", rows.len()) });
+        };
+        self.call(1, row.tokens, row.position)
+    }
+}
