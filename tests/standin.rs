@@ -15,6 +15,8 @@ use qeff_standin::header::Properties;
 use qeff_standin::qpc::image::Image;
 use qeff_standin::qpc::network::Network;
 
+/// The library within an SDK.
+const LIBRARY: &str = "dev/lib/x86_64/libQAic.so";
 /// Largest difference of logits, relative to the largest: keys and values are rounded to eleven bits.
 const F16: f32 = 5e-3;
 /// The same where weights are rounded, too.
@@ -23,7 +25,12 @@ const HALF: f32 = 1e-2;
 const MXINT8: f32 = 0.1;
 
 fn standin(config: &SimConfig) -> Cards {
-    Cards::new(env!("CARGO_BIN_EXE_qeff-standin-under-test"), config)
+    let cards = Cards::new(env!("CARGO_BIN_EXE_qeff-standin-under-test"), config);
+    // A process has a library once, by what is stored where; tests that share a process need one each.
+    let (library, copy) = (cards.root().join(LIBRARY), cards.root().join("copy"));
+    std::fs::copy(&library, &copy).expect("a copy");
+    std::fs::rename(&copy, &library).expect("a copy");
+    cards
 }
 
 /// Compiles a checkpoint and returns its `programqpc.bin`.
@@ -55,7 +62,7 @@ struct Tokens<'a> {
 impl Device {
     fn open(standin: &Cards, qpc: &Path, cards: &[i32]) -> Result<Self> {
         let (image, _) = Image::read(&std::fs::read(qpc)?)?;
-        let client = Client::open(&standin.root().join("dev/lib/x86_64/libQAic.so"))?;
+        let client = Client::open(&standin.root().join(LIBRARY))?;
         let answer = |name: &'static str| move |status: u32| anyhow::anyhow!("{name}: {status}");
         let context = client.create_context(cards, None).map_err(answer("context"))?;
         let queue = client.create_queue(context, cards[0]).map_err(answer("queue"))?;

@@ -168,6 +168,31 @@ fn a_rewrite_changes_what_is_computed() -> Result<()> {
 }
 
 #[test]
+fn a_pooling_head_makes_vectors() -> Result<()> {
+    let plugin = olmo2()?;
+    let scratch = Scratch::new("olmo2/base");
+    scratch.set(&json!({ "architectures": ["Olmo2Model"] }));
+    let expected: Json = serde_json::from_slice(&std::fs::read(fixture("olmo2/base").join("hidden.json"))?)?;
+    let mut command = qeff("run", &plugin).model(scratch.dir()).words("--task embed --json --pooling rms");
+    for case in cases(&fixture("olmo2/base"))? {
+        let ids: Vec<_> = case.prompt.iter().map(u32::to_string).collect();
+        command = command.arg("--prompt-ids").arg(ids.join(","));
+    }
+    // Three texts of different lengths in one padded call.
+    let said = command.succeeds().json();
+    let numbers = |list: &Json| list.as_array().into_iter().flatten().filter_map(Json::as_f64).collect::<Vec<_>>();
+    let rows = expected["rms"].as_array().context("rows")?;
+    ensure!(rows.len() == 3, "{expected}");
+    for (i, row) in rows.iter().enumerate() {
+        let (want, got) = (numbers(row), numbers(&said["outputs"][i]["embedding"]));
+        ensure!(want.len() == 32 && got.len() == 32, "text {i}: {said}");
+        let worst = want.iter().zip(&got).map(|(a, b)| (a - b).abs() / a.abs().max(1e-3)).fold(0.0, f64::max);
+        ensure!(worst < 1e-4, "text {i}: a number differs by {worst}");
+    }
+    Ok(())
+}
+
+#[test]
 fn weights_are_read_in_a_format_of_the_plugin() -> Result<()> {
     let plugin = olmo2()?;
     let scratch = in_planes("olmo2/base")?;

@@ -115,3 +115,37 @@ fn what_is_no_qpc() {
     let said = execute(&folder, &sdk).words("--prompt-ids 1").refuses();
     assert!(said.contains("expected a QPC, a folder with programqpc.bin"), "{said}");
 }
+
+/// The same QPC by the other writer: addresses are those of its memory.
+fn rebased(qpc: &[u8], base: u64) -> Vec<u8> {
+    let mut bytes = qpc.to_vec();
+    let number = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let (count, table) = (number(&bytes, 24) as usize, number(&bytes, 32) as usize);
+    let places = (0..count).flat_map(|i| [table + 32 * i + 16, table + 32 * i + 24]);
+    for at in places.chain([32]) {
+        let moved = number(&bytes, at) + base;
+        bytes[at..at + 8].copy_from_slice(&moved.to_le_bytes());
+    }
+    bytes[16..24].copy_from_slice(&base.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn addresses_may_be_relative_to_anything() {
+    let sdk = cards(&several(1));
+    let all = cases(&fixture("llama/base")).expect("a fixture");
+    // Prompts token by token: a single specialization.
+    let qpc = compiled("llama/base", &sdk, "--prompt-len 1 --ctx-len 48");
+    let sound = std::fs::read(qpc.join("programqpc.bin")).expect("a QPC");
+    let folder = sdk.folder("rebased");
+    std::fs::write(folder.join("programqpc.bin"), rebased(&sound, 0x7f00_0000_1000)).expect("a QPC");
+    sdk.calls();
+    let listed = |path: &Path| {
+        let mut json = qeff("inspect", &sdk).arg(path).arg("--json").succeeds().json();
+        let bindings = json["bindings"].take();
+        (bindings, json["specializations"].take(), json["slices"].take())
+    };
+    assert_eq!(listed(&folder), listed(&qpc));
+    check("rebased", &all, &ask(execute(&folder, &sdk), &all).succeeds());
+    sdk.clean_calls();
+}

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use qeff::cards::{check as check_calls, fault, several};
 use qeff::{cases, fixture};
-use qeff_standin::config::{Fault, SimConfig, What};
+use qeff_standin::config::{Compiler, Fault, SimConfig, What};
 
 use crate::{ask, cards, check, ids, run};
 
@@ -58,7 +58,7 @@ fn every_call_that_fails_says_so_in_its_own_way() {
         let message = outcome.stderr[outcome.stderr.find("error: ").unwrap_or(0)..].to_owned();
         assert!(!seen.contains(&message), "{call}: said before: {message}");
         seen.push(message);
-        check_calls(&sdk.calls(), call != "qaicExecObjWaitForCompletion");
+        sdk.clean_calls();
     }
 }
 
@@ -130,4 +130,27 @@ fn a_card_that_does_not_answer_is_given_up_in_time() {
         assert!(outcome.stderr.contains(expected), "{layout:?}: {}", outcome.stderr);
         check_calls(&sdk.calls(), false);
     }
+}
+
+#[test]
+fn a_compiler_that_fails_leaves_nothing_that_is_taken_for_a_program() {
+    let failing = |compiler| SimConfig { compiler, ..several(1) };
+    let broken = Compiler { fail: Some("QAIC_ERROR: too bad".into()), code: 255, partial: true, ..Compiler::default() };
+    let cases = [
+        (broken, WORDS.to_owned(), "QAIC_ERROR: too bad"),
+        (Compiler { killed: true, partial: true, ..Compiler::default() }, WORDS.to_owned(), "signal"),
+        (Compiler { hang: true, ..Compiler::default() }, format!("{WORDS} --compile-timeout 1"), "was ended after 1 s"),
+    ];
+    let sdk = cards(&several(1));
+    for (compiler, words, expected) in cases {
+        sdk.configure(&failing(compiler));
+        let said = run("llama/base", &sdk).words(&words).fails(3);
+        assert!(said.contains(expected), "{said}");
+        assert!(qeff::cards::of(&sdk.calls(), "qaicLoadProgram").is_empty(), "nothing was loaded");
+    }
+    sdk.configure(&several(1));
+    run("llama/base", &sdk).words(WORDS).succeeds();
+    run("llama/base", &sdk).words(WORDS).succeeds();
+    let calls = sdk.clean_calls();
+    assert_eq!(qeff::cards::of(&calls, "qaic-compile").len(), 1, "and no more once it is made");
 }

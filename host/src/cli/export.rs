@@ -63,6 +63,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HxW")]
     image_size: Vec<Size>,
     /// One program that looks at images with every call, instead of a vision and a language program.
+    #[arg(long)]
     single_qpc: bool,
     #[command(flatten)]
     forms: FormArgs,

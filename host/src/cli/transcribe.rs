@@ -141,13 +141,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let (checkpoint, described) = args.model.describe()?;
     talk::warnings(&described.warnings);
+    let task = described.model.task;
+    if !matches!(task, Task::SpeechToText | Task::Ctc) {
+        bail!("this model is for {}, not for speech: `run` does what models are for", task.name());
+    }
     let extractor = Extractor::open(&checkpoint.dir)?;
     let forms = args.forms.forms(Target::Cpu)?;
     let selected = args.engine.select()?;
     talk::say(&format!("engine: {}", selected.about));
     let mut ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
     forms::say(&ready.quantised);
-    let listener: Box<dyn Listener> = match (described.model.task, extractor) {
+    let listener: Box<dyn Listener> = match (task, extractor) {
         (Task::SpeechToText, Extractor::LogMel(extractor)) => {
             let settings = Settings::open(&checkpoint)?;
             check_windows(&extractor, &settings)?;
@@ -161,10 +165,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let labeller = Labeller::new(ready.take(&described.name)?, described)?;
             Box::new(Labels::new(args, &checkpoint, extractor, labeller)?)
         }
-        (Task::SpeechToText | Task::Ctc, _) => {
-            bail!("preprocessor_config.json: `feature_extractor_type` is not the one that this model goes with")
-        }
-        (task, _) => bail!("this model is for {}, not for speech: `run` does what models are for", task.name()),
+        _ => bail!("preprocessor_config.json: `feature_extractor_type` is not the one that this model goes with"),
     };
     transcribe_all(args, listener, &selected, started)
 }

@@ -48,6 +48,8 @@ pub struct Shape {
 impl Shape {
     /// Positions of a sequence where nobody says.
     pub const CTX_LEN: u64 = 128;
+    /// Tokens of a text where nobody says.
+    pub const TEXT_LEN: u64 = 32;
     /// Tokens of a transcript where nobody says.
     pub const TRANSCRIPT_LEN: u64 = 150;
 
@@ -65,6 +67,11 @@ impl Shape {
         let asked = self.ctx_len.unwrap_or(Self::CTX_LEN);
         let lengths = self.ccl.as_ref().and_then(|ccl| ccl.lengths(asked, self.prompt_len.unwrap_or(1)).ok());
         lengths.map_or(asked, |lengths| lengths.ctx_len)
+    }
+
+    /// How many tokens the longest text has that an encoder is compiled for.
+    pub fn longest_text(&self) -> u64 {
+        self.seq_lens.iter().copied().max().or(self.prompt_len).unwrap_or(Self::TEXT_LEN)
     }
 }
 

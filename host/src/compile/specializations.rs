@@ -82,8 +82,8 @@ pub(super) fn of(program: &Program, shape: &Shape) -> Result<Vec<Specialization>
         Kind::Decoder => decoder(interface, shape)?,
         Kind::EncoderDecoder => encoder_decoder(program, shape)?,
         Kind::Vision => vision(interface, shape),
-        Kind::Embedding => encoder("Embedding", shape, 32),
-        Kind::Classifier => encoder("SeqClassification", shape, 32),
+        Kind::Embedding => encoder("Embedding", shape, Shape::TEXT_LEN),
+        Kind::Classifier => encoder("SeqClassification", shape, Shape::TEXT_LEN),
         Kind::Ctc => encoder("CTC", shape, 480_000),
     };
     let widest = all

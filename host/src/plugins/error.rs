@@ -83,7 +83,7 @@ pub enum PluginsError {
         path: PathBuf,
         /// The reason.
         #[source]
-        error: StartError,
+        error: Box<StartError>,
     },
     /// The plugin has no answer.
     #[error("plugin {plugin}: {source}")]
@@ -100,10 +100,9 @@ impl PluginsError {
     /// Whether other input would help; otherwise a plugin is at fault.
     pub fn is_user_input(&self) -> bool {
         match self {
-            PluginsError::Refused { source, .. } => match **source {
-                PluginError::Config(_) | PluginError::Build(_) | PluginError::Other(_) => true,
-                _ => false,
-            },
+            PluginsError::Refused { source, .. } => {
+                matches!(**source, PluginError::Config(_) | PluginError::Build(_) | PluginError::Other(_))
+            }
             PluginsError::Worker { .. } => false,
             _ => true,
         }

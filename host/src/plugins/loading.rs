@@ -63,7 +63,7 @@ fn in_worker(file: &PluginFile, options: &WorkerOptions) -> Result<Opened, Plugi
         StartError::Ended(source) => {
             PluginsError::Refused { plugin: origin(file).to_string(), source: Box::new(source) }
         }
-        other => PluginsError::Worker { path: file.path.clone(), error: other },
+        other => PluginsError::Worker { path: file.path.clone(), error: Box::new(other) },
     })?;
     let worker = Arc::new(worker);
     let plugin = Plugin::new(manifest, Arc::clone(&worker) as Arc<dyn Calls>);

@@ -160,4 +160,4 @@ fn embed<'g>(tower: &Tower, at: Scope<'g>, pixels: Value<'g>) -> Value<'g> {
     e.add(x, e.weight_of_shape(e.tensor("position_embeddings"), &[1, tower.rows(), hidden]))
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! { architectures: [NAME] }

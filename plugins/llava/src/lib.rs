@@ -98,4 +98,6 @@ fn stale(c: &Llava, tensors: &TensorIndex) -> Vec<String> {
     unseen.chain([".rotary_emb.inv_freq".into(), ".embeddings.position_ids".into()]).collect()
 }
 
-qeff_plugin_api::export_plugin!();
+qeff_plugin_api::export_plugin! {
+    architectures: ["LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"],
+}

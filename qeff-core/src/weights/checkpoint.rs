@@ -100,7 +100,7 @@ pub enum CheckpointError {
         format: String,
         /// What is wrong with it.
         #[source]
-        error: ForeignError,
+        error: Box<ForeignError>,
     },
     /// Parts of a quantised weight that do not fit together.
     #[error(transparent)]
@@ -315,7 +315,7 @@ impl Checkpoint {
             let mapping = Arc::new(Mapping::open(path)?);
             let tensors = foreign::read(&mapping, format).map_err(|error| {
                 let (path, format) = (path.clone(), format.name().to_owned());
-                CheckpointError::Foreign { path, format, error }
+                CheckpointError::Foreign { path, format, error: Box::new(error) }
             })?;
             mapping.release(0..mapping.len());
             for (name, info, stored) in tensors {

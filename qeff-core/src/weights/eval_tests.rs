@@ -371,6 +371,29 @@ fn stored_bytes_go_straight_through() {
 }
 
 #[test]
+fn normalised_weights() {
+    for from in FLOATS {
+        let mut source = counting(&[4, 3, 5], from);
+        source.add("g", from, &[1, 1, 5], encode(&[1.0, 2.0, -3.0, 0.5, 4.0], from));
+        for steps in ["", ".transpose(2, 0, 1)", ".take(0, 1, 4, 1..3).affine(2, 1)", ".reshape(12, 5).transpose(1, 0)"]
+        {
+            let expr = WeightExpr::parse(&format!("weight_norm(2, w\"g\", w\"a\"){steps}")).unwrap();
+            assert_eq!(WeightExpr::parse(&expr.to_string()).unwrap(), expr);
+            for budget in [1, 100, 1 << 20] {
+                check(&expr, DType::F32, &source, budget);
+                check(&expr, DType::F16, &source, budget);
+            }
+        }
+        for wrong in
+            ["weight_norm(1, w\"g\", w\"a\")", "weight_norm(3, w\"g\", w\"a\")", "weight_norm(2, w\"a\", w\"g\")"]
+        {
+            assert!(WeightExpr::parse(wrong).unwrap().shape(&source.index).is_err(), "{wrong}");
+        }
+    }
+    assert!(WeightExpr::parse("weight_norm(0, w\"a\")").is_err());
+}
+
+#[test]
 fn integers_and_flags_are_copied() {
     let mut source = Memory::default();
     let bytes: Vec<u8> = (0..96).collect();

@@ -314,8 +314,10 @@ fn normalised(
     let place = |at: usize| at / inner % places;
     let mut squares = vec![0f64; places];
     numbers.iter().enumerate().for_each(|(at, &x)| squares[place(at)] += f64::from(x) * f64::from(x));
-    let scales: Vec<f64> = gain.iter().zip(&squares).map(|(&gain, square)| f64::from(gain) / square.sqrt()).collect();
-    numbers.iter_mut().enumerate().for_each(|(at, x)| *x = (f64::from(*x) * scales[place(at)]) as f32);
+    let lengths: Vec<f64> = squares.into_iter().map(f64::sqrt).collect();
+    for (at, x) in numbers.iter_mut().enumerate() {
+        *x = (f64::from(gain[place(at)]) * f64::from(*x) / lengths[place(at)]) as f32;
+    }
     Ok(numbers)
 }
 

@@ -145,7 +145,7 @@ fn links(model: &Model) -> Result<(), WireFault> {
             return Err(WireFault::Undefined(shorten(&format!("{}.{}", link.from.0, link.from.1))));
         }
         let to = programs.get(link.to.0.as_str());
-        if !to.is_some_and(|program| program.port(&link.to.1).is_some()) {
+        if to.is_none_or(|program| program.port(&link.to.1).is_none()) {
             return Err(WireFault::Undefined(shorten(&format!("{}.{}", link.to.0, link.to.1))));
         }
     }

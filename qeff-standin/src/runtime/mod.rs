@@ -258,10 +258,10 @@ impl Runtime {
         self.objects.release(id)
     }
 
-    /// Makes a program: see [`Program::create`].
+    /// Makes a program.
     ///
     /// # Errors
-    /// See there.
+    /// 6 for a wish that does not fit the QPC, 5 for a card that is not the context's, 500 for one without enough free cores.
     pub fn create_program(&self, context: u64, qpc: u64, wish: program::Wish) -> Result<(u64, Arc<Program>), Fail> {
         let (context, qpc) = (self.objects.context(context)?, self.objects.qpc(qpc)?);
         let program = Arc::new(Program::create(self, context, qpc, wish)?);

@@ -1,18 +1,18 @@
-//! OLMo 2 for qeff: `Olmo2ForCausalLM`, and one thing of every other kind that a plugin can add.
+//! OLMo 2 for qeff: `Olmo2ForCausalLM` and `Olmo2Model`, and one thing of every other kind that a plugin can add.
 //!
 //! | file | adds | used by |
 //! |---|---|---|
 //! | `lib.rs` | the architecture | `--plugin` |
 //! | `softcap.rs` | rewrite `softcap-30` | `--rewrite softcap-30` |
-//! | `sqrt_len.rs` | pooling head `mean-sqrt-len` | `--pooling mean-sqrt-len` |
+//! | `rms.rs` | pooling head `rms` | `--pooling rms` |
 //! | `planes.rs` | weight format `planes` | any checkpoint with such a file |
 //!
 //! OLMo 2 is Llama with three differences: the norms stand behind attention and feed-forward instead of in front of them,
 //! queries and keys have a norm over all their heads together, and the constant of a norm is 1e-5 where a file says none.
 
 mod planes;
+mod rms;
 mod softcap;
-mod sqrt_len;
 
 use qeff_plugin_api::blocks::decoder::{Decoder, Defaults, Heads, Layer};
 use qeff_plugin_api::blocks::{Bias, Linear, Norm, linear};
@@ -31,14 +31,14 @@ qeff_plugin_api::register!(architecture: Olmo2);
 
 impl Architecture for Olmo2 {
     fn names(&self) -> Vec<&str> {
-        vec!["Olmo2ForCausalLM"]
+        vec!["Olmo2ForCausalLM", "Olmo2Model"]
     }
 
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
         let mut c = Decoder::read(config, &DEFAULTS)?;
         c.norm = Norm::Rms { eps: config.positive_or("rms_norm_eps", 1e-5)?, product: NormProduct::InF32 };
         let bias = Bias::from(config.flag_or("attention_bias", false)?);
-        Ok(c.model("Olmo2ForCausalLM", tensors, |l, h| {
+        Ok(c.model(&self.named(config), tensors, |l, h| {
             let attended = l.attend(heads(&c, l, h, bias), c.causal(), bias);
             let h = l.add(h, l.norm("post_attention_layernorm", attended));
             l.add(h, l.norm("post_feedforward_layernorm", l.mlp(h, Bias::No)))
@@ -62,8 +62,8 @@ fn heads<'g>(c: &Decoder, l: Layer<'_, 'g>, x: Value<'g>, bias: Bias) -> Heads<'
 }
 
 qeff_plugin_api::export_plugin! {
-    architectures: ["Olmo2ForCausalLM"],
-    pooling: ["mean-sqrt-len"],
+    architectures: ["Olmo2ForCausalLM", "Olmo2Model"],
+    pooling: ["rms"],
     rewrites: ["softcap-30"],
     formats: ["planes"],
 }

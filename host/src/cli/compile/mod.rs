@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
 use qeff_core::passes::{self, Features};
 use qeff_core::weights::Facets;
+use qeff_plugin_api::graph::Task;
 use serde_json::json;
 
 use self::args::{CardArgs, Found, ShapeArgs, stores};
@@ -179,14 +180,17 @@ fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> 
 
 /// The passes that the sizes ask for, and the graph for AI 100.
 pub(crate) fn prepare_for_cards(described: Described, facets: &Facets<'_>, shape: &Shape) -> Result<Prepared> {
-    // Context lengths that are chosen for the user round the context up.
-    let ctx_len = shape.positions();
-    prepare::check_reach(&described.model, ctx_len).context("--ctx-len is too large")?;
+    // Whole texts have no context; context lengths that are chosen for the user round it up.
+    let (reach, flag) = match described.model.task {
+        Task::Encoder | Task::SequenceClassification => (shape.longest_text(), "--seq-len"),
+        _ => (shape.positions(), "--ctx-len"),
+    };
+    prepare::check_reach(&described.model, reach).with_context(|| format!("{flag} is too large"))?;
     let features = Features {
         context: shape.ccl.is_some(),
         last_k: !shape.speculative_tokens.is_empty(),
         batching: shape.full_batch_size.is_some(),
-        reach: ctx_len,
+        reach,
         ..Features::default()
     };
     let prepared = prepare::prepare(described.model, facets, &features, Target::Aic)?;

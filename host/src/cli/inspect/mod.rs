@@ -21,7 +21,7 @@ use crate::prepare;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A compiled program: programqpc.bin or its folder. No SDK and no card are needed.
-    #[arg(value_name = "QPC", conflicts_with_all = ["model", "plugin", "strict", "show"])]
+    #[arg(value_name = "QPC", conflicts_with_all = ["model", "plugin", "rewrite", "strict", "show"])]
     qpc: Option<PathBuf>,
     #[command(flatten)]
     model: Option<ModelArgs>,

@@ -19,7 +19,7 @@ use crate::speech::cpu::CpuDecoder;
 use crate::speech::ctc::{self, Frames, Labeller, Spelling};
 use crate::speech::listen::{PassOptions, pass};
 use crate::speech::prompt::{Prompt, Wish, likeliest_language};
-use crate::speech::transcribe::{check_windows, features};
+use crate::speech::transcribe::check_windows;
 use crate::speech::{Decoder, Settings};
 
 /// Flags of tasks that listen.
@@ -75,14 +75,11 @@ impl Executor {
         if *on_cards {
             let forms = args.forms.forms(Target::Aic)?;
             let described = described.clone();
-            let made = on_cards::compile(&args.cards, &args.device, forms, shape, described, checkpoint)?;
-            let [qpc] = made.qpcs.as_slice() else {
-                bail!("the model has {} programs; listening takes one", made.qpcs.len());
-            };
+            let made = on_cards::one(&args.cards, &args.device, forms, shape, described, checkpoint)?;
             if !args.json {
                 forms::say(&made.quantised);
             }
-            return Ok(Executor::Card(on_cards::open_program(qpc, &made.place, 1)?));
+            return Ok(Executor::Card(on_cards::open_program(&made.qpc, &made.place, 1)?));
         }
         let forms = args.forms.forms(Target::Cpu)?;
         let selected = args.engine.select()?;
@@ -204,7 +201,7 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
                 waveform.seconds()
             ));
         }
-        decoder.listen(&features(&extractor, &waveform).window(0, settings.frames))?;
+        decoder.listen(&extractor.first_window(&waveform.samples))?;
         let language = match prompt.asks_for_language() {
             true => likeliest_language(&settings, decoder.step(&[settings.start], 0)?.row(0)),
             false => None,

@@ -39,16 +39,23 @@ struct Kind {
     row: usize,
 }
 
-/// Numbers of the bindings of a decoder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A binding, with the type of its elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Port {
+    binding: usize,
+    elem: Elem,
+}
+
+/// The bindings of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ports {
-    ids: usize,
-    positions: usize,
-    slots: Option<usize>,
-    looks_at: Option<usize>,
-    keeps: Option<usize>,
-    lora: Option<usize>,
-    logits: usize,
+    ids: Port,
+    positions: Port,
+    slots: Option<Port>,
+    looks_at: Option<Port>,
+    keeps: Option<Port>,
+    lora: Option<Port>,
+    logits: Port,
 }
 
 /// A decoder on cards.
@@ -68,7 +75,9 @@ fn unfit(why: impl Into<String>) -> QaicError {
 
 impl Ports {
     fn of(interface: &Interface) -> Result<Self, QaicError> {
-        let needed = |name: &str, found: Option<usize>| {
+        let port = |binding: usize| Port { binding, elem: interface.bindings[binding].elem };
+        let input = |name: &str| interface.input(name).map(port);
+        let needed = |name: &str, found: Option<Port>| {
             found.ok_or_else(|| unfit(format!("the program is no decoder that can be run: it has no `{name}`")))
         };
         if interface.output("next_tokens").is_some() {
@@ -78,13 +87,13 @@ impl Ports {
             ));
         }
         let ports = Ports {
-            ids: needed("input_ids", interface.input("input_ids"))?,
-            positions: needed("position_ids", interface.input("position_ids"))?,
-            slots: interface.input("batch_index"),
-            looks_at: interface.input("comp_ctx_lengths"),
-            keeps: interface.input("num_logits_to_keep"),
-            lora: interface.input("lora_ids"),
-            logits: needed("logits", interface.output("logits"))?,
+            ids: needed("input_ids", input("input_ids"))?,
+            positions: needed("position_ids", input("position_ids"))?,
+            slots: input("batch_index"),
+            looks_at: input("comp_ctx_lengths"),
+            keeps: input("num_logits_to_keep"),
+            lora: input("lora_ids"),
+            logits: needed("logits", interface.output("logits").map(port))?,
         };
         let states = interface.states();
         if states.is_empty() {
@@ -101,7 +110,7 @@ impl Ports {
                     binding.name
                 )));
             }
-            if binding.direction == Direction::Input && !state && !used.contains(&Some(i)) {
+            if binding.direction == Direction::Input && !state && !used.iter().flatten().any(|port| port.binding == i) {
                 return Err(unfit(format!(
                     "the program has an input `{}`, which text alone does not fill; it cannot be run on prompts",
                     binding.name
@@ -112,8 +121,8 @@ impl Ports {
     }
 
     fn kind(&self, interface: &Interface, row: usize) -> Result<Kind, QaicError> {
-        let dims = |binding: usize| interface.rows[row][binding].as_slice();
-        let length = |binding: usize| dims(binding).first().map_or(0, |&n| n as usize);
+        let dims = |port: Port| interface.rows[row][port.binding].as_slice();
+        let length = |port: Port| dims(port).first().map_or(0, |&n| n as usize);
         let (&[batch, tokens], &[rows, columns]) = (dims(self.ids), dims(self.positions)) else {
             return Err(unfit("input_ids and position_ids: expected two dimensions, sequences and tokens"));
         };
@@ -178,9 +187,9 @@ impl QaicSession {
             unfit("nothing says how many positions a sequence has: there is no specializations.json beside the QPC, and no \
                    state has a row for each")
         })?;
-        let vocab = interface.bindings[ports.logits].dims.last().map_or(0, |&n| n as usize);
+        let vocab = interface.bindings[ports.logits.binding].dims.last().map_or(0, |&n| n as usize);
         for kind in &kinds {
-            let of_kind = interface.rows[kind.row][ports.logits].last().map_or(0, |&n| n as usize);
+            let of_kind = interface.rows[kind.row][ports.logits.binding].last().map_or(0, |&n| n as usize);
             if of_kind != vocab || vocab == 0 {
                 return Err(unfit(format!("specialization {}: {of_kind} logits a token, elsewhere {vocab}", kind.row)));
             }
@@ -210,14 +219,13 @@ impl QaicSession {
         if reach > self.context {
             return Err(RuntimeError::Full { position: reach - 1, context: self.context });
         }
-        let takes = |kind: &&(usize, &Kind)| {
-            let kind = kind.1;
+        let takes = |kind: &Kind| {
             let batch = kind.batch == self.slots || (self.ports.slots.is_some() && kind.batch >= rows.len());
             batch && kind.tokens >= tokens && kind.looks_at.is_none_or(|length| length >= reach)
         };
-        let numbered: Vec<(usize, &Kind)> = self.kinds.iter().enumerate().collect();
-        let chosen = numbered.iter().filter(takes).min_by_key(|(_, kind)| kind.cost()).map(|(number, _)| *number);
-        chosen.ok_or_else(|| {
+        let kinds = self.kinds.iter().enumerate().filter(|(_, kind)| takes(kind));
+        let chosen = kinds.min_by_key(|(_, kind)| kind.cost());
+        chosen.map(|(number, _)| number).ok_or_else(|| {
             let most = self.kinds.iter().filter_map(|kind| kind.looks_at).max();
             match most {
                 Some(most) if most < reach => RuntimeError::Full { position: reach - 1, context: most },
@@ -237,40 +245,38 @@ impl QaicSession {
             let why = format!("slot {} of {} with {} tokens cannot be called", row.slot, self.slots, row.tokens.len());
             return Err(QaicError::Misuse(why).into());
         }
-        let Ports { ids, positions, slots, looks_at: lengths, keeps: keep, lora, logits } = self.ports;
-        let elem = |binding: usize| self.program.interface().bindings[binding].elem;
-        let elems = (elem(ids), elem(positions), slots.map(elem), lengths.map(elem), keep.map(elem), lora.map(elem));
-        let logits_dims = self.program.interface().rows[row][logits].clone();
+        let ports = self.ports;
+        let logits_dims = self.program.interface().rows[row][ports.logits.binding].clone();
         let dims = [batch as u32, width as u32];
         let exec = self.program.execution(execution)?;
-        integers(exec, ids, elems.0, &dims, |to| {
+        integers(exec, ports.ids, &dims, |to| {
             for (row, &at) in rows.iter().zip(&at) {
                 to.row(at, width, row.tokens.iter().map(|&id| i64::from(id)), 0);
             }
         })?;
-        integers(exec, positions, elems.1, &dims, |to| {
+        integers(exec, ports.positions, &dims, |to| {
             to.fill(-1);
             for (row, &at) in rows.iter().zip(&at) {
                 to.row(at, width, (row.position..row.position + row.tokens.len()).map(|p| p as i64), -1);
             }
         })?;
-        if let (Some(slots), Some(elem)) = (slots, elems.2) {
-            integers(exec, slots, elem, &[batch as u32, 1], |to| {
+        if let Some(slots) = ports.slots {
+            integers(exec, slots, &[batch as u32, 1], |to| {
                 // Rows that nobody uses write nothing, so any slot will do.
                 (0..batch).for_each(|i| to.row(i, 1, [i as i64].into_iter(), 0));
                 rows.iter().zip(&at).for_each(|(row, &at)| to.row(at, 1, [row.slot as i64].into_iter(), 0));
             })?;
         }
-        if let (Some(lengths), Some(elem), Some(length)) = (lengths, elems.3, looks_at) {
-            integers(exec, lengths, elem, &[length as u32], |_| {})?;
+        if let (Some(lengths), Some(length)) = (ports.looks_at, looks_at) {
+            integers(exec, lengths, &[length as u32], |_| {})?;
         }
-        if let (Some(keep), Some(elem)) = (keep, elems.4) {
-            integers(exec, keep, elem, &[keeps as u32, 1], |_| {})?;
+        if let Some(keep) = ports.keeps {
+            integers(exec, keep, &[keeps as u32, 1], |_| {})?;
         }
-        if let (Some(lora), Some(elem)) = (lora, elems.5) {
-            integers(exec, lora, elem, &[batch as u32, 1], |to| to.fill(0))?;
+        if let Some(lora) = ports.lora {
+            integers(exec, lora, &[batch as u32, 1], |to| to.fill(0))?;
         }
-        exec.set(logits, &logits_dims)?;
+        exec.set(ports.logits.binding, &logits_dims)?;
         let at = at.iter().zip(rows).map(|(&at, row)| (at, row.tokens.len() - 1)).collect();
         let ticket = self.program.submit(execution)?;
         Ok(Placed { ticket, at, kind: number, execution })
@@ -279,10 +285,9 @@ impl QaicSession {
     /// Waits for a call; its logits in the order of its rows.
     fn complete(&mut self, placed: Placed) -> Result<Logits, RuntimeError> {
         let Placed { ticket, at, kind, execution } = placed;
-        let (vocab, logits) = (self.vocab, self.ports.logits);
+        let (vocab, Port { binding: logits, elem }) = (self.vocab, self.ports.logits);
         let keeps = self.kinds[kind].keeps;
         self.program.complete(ticket)?;
-        let elem = self.program.interface().bindings[logits].elem;
         let exec = self.program.execution(execution)?;
         let starts = at.iter().map(|&(row, last)| (row * keeps + last.min(keeps - 1)) * vocab);
         match elem {
@@ -389,8 +394,7 @@ impl Integers<'_> {
 /// Sets an input of integers.
 fn integers(
     execution: &mut Execution,
-    binding: usize,
-    elem: Elem,
+    Port { binding, elem }: Port,
     dims: &[u32],
     write: impl FnOnce(&mut Integers<'_>),
 ) -> Result<(), QaicError> {

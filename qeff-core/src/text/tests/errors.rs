@@ -75,7 +75,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "@tokens",
         "@token",
-        "line 7, column 39: expected a role (tokens, positions, mask, features, pixels, packing, carry, batch_index, keep, context, logits, hidden, pooled, classes, embeds), found `token`",
+        "line 7, column 39: expected a role (tokens, positions, mask, segments, features, pixels, packing, carry, batch_index, keep, context, logits, hidden, pooled, classes, embeds), found `token`",
     ),
     ("%pos = input", "%ids = input", "line 8, column 3: `%ids` is defined already"),
     ("%k0, %v0 =", "%k0, %k0 =", "line 9, column 8: `%k0` is defined already"),

@@ -337,6 +337,14 @@ impl Execution {
             return Err(QaicError::Silent { on: self.context().on.clone(), after: timeout, said });
         }
         self.stage = Stage::Idle;
+        if status != Status::SUCCESS {
+            // The wait may have failed rather than the call, which is then still in progress. A second one tells.
+            // SAFETY: the call was handed over; whether it is complete is the question.
+            let again = Status(unsafe { (functions.wait)(self.handle, microseconds) });
+            if again == Status::TIMED_OUT {
+                self.stage = Stage::Lost;
+            }
+        }
         check(status.0, "qaicExecObjWaitForCompletion", &self.context().on, since)
     }
 }
