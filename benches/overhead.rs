@@ -214,10 +214,17 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-struct Silent;
+/// Notes when the first sequence gets its ids: one a step.
+#[derive(Default)]
+struct Clock {
+    ids: Vec<Instant>,
+}
 
-impl Observer for Silent {
-    fn token(&mut self, _: usize, _: u32) -> Result<Flow> {
+impl Observer for Clock {
+    fn token(&mut self, request: usize, _: u32) -> Result<Flow> {
+        if request == 0 {
+            self.ids.push(Instant::now());
+        }
         Ok(Flow::Continue)
     }
 }
@@ -255,9 +262,9 @@ fn main() -> Result<()> {
     let logits = session.decode(&[Row { slot: 0, tokens: &[1], position: 0 }])?;
     let one = logits.row(0).to_vec();
     drop(logits);
-    let begun = Instant::now();
-    let (_, timing) = generate(&mut session, &requests, &options, &mut Silent)?;
-    let whole = begun.elapsed().saturating_sub(timing.prefill) / u32::try_from(timing.decoded_tokens / slots)?;
+    let mut clock = Clock::default();
+    generate(&mut session, &requests, &options, &mut clock)?;
+    let whole = median(clock.ids.windows(2).map(|pair| pair[1] - pair[0]).collect());
 
     // Logits as a model would give them: the largest anywhere.
     let mut all: Vec<f32> = one;
