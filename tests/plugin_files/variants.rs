@@ -152,7 +152,7 @@ fn releases_and_profiles() {
         (
             "argument",
             ARGUMENT,
-            "its types differ from this host's; rebuild it against the same qeff-plugin-api: index: one side has u64, the other u32",
+            "its types differ from this host's; rebuild it against the same qeff-plugin-api: index > param_2: one side has u64, the other u32",
         ),
         ("field", FIELD, "one side has 4 fields, the other 5"),
         ("major", MAJOR, "it was built for plugin ABI 2.0.0, this host speaks 1.0.0; rebuild it"),
