@@ -83,7 +83,7 @@ fn every_fixture_on_every_engine() {
     assert!(names.len() > 30, "{names:?}");
     for engine in engines().expect("engines") {
         let failure = |name: &&String| Some(format!("{name}: {:#}", check_fixture(name, &*engine).err()?));
-        let failures: Vec<_> = names.iter().filter_map(|name| failure(name)).collect();
+        let failures: Vec<_> = names.iter().copied().filter_map(|name| failure(&name)).collect();
         assert!(
             failures.is_empty(),
             "{}, {} of {}:\n{}",

@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(x, [3.25, -0.5]);
         let config = r#"{"in_features": 3, "out_features": 2, "bias": false}"#;
         let mut x = vec![0.0, 0.5, 0.0];
-        Stage::Dense(dense(config, &[weight.clone()]).unwrap()).apply(&mut x).unwrap();
+        Stage::Dense(dense(config, std::slice::from_ref(&weight)).unwrap()).apply(&mut x).unwrap();
         assert_eq!(x, [1f32.tanh(), (-0.5f32).tanh()]);
         for (config, expected) in [
             (
