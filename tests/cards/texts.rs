@@ -64,6 +64,23 @@ fn classes() {
     check("encoders/llama-cls", "logits", "--seq-len 32 --batch-size 3 --device-group 0", 1);
 }
 
+/// A pair needs to be told which of its tokens belong to the second text: then the program has an input for it.
+#[test]
+fn pairs_are_those_of_the_cpu() {
+    let sdk = cards(&several(1));
+    let logits = |words: &str| -> Vec<f64> {
+        let command = qeff("classify", &sdk).model(&fixture("encoders/bert-cls")).arg("the fox");
+        let command = command.arg("--text-pair").arg("a dog").words("--json").words(words);
+        let command = if words.is_empty() { command } else { command.path("--sdk", sdk.root(), "SDK") };
+        let found = command.succeeds().json()["outputs"][0]["logits"].clone();
+        found.as_array().expect("logits").iter().map(|x| x.as_f64().expect("a number")).collect()
+    };
+    let (there, here) = (logits("--seq-len 16 --device-group 0"), logits(""));
+    let largest = here.iter().fold(0f64, |max, x| max.max(x.abs()));
+    let worst = there.iter().zip(&here).map(|(a, b)| (a - b).abs()).fold(0f64, f64::max);
+    assert!(there.len() == here.len() && worst <= 8e-3 * largest, "{there:?}, expected {here:?}");
+}
+
 #[test]
 fn texts_longer_than_every_length_are_refused_or_cut() {
     let sdk = cards(&several(1));

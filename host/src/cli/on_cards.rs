@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use qeff_core::lower::Quantised;
-use qeff_plugin_api::graph::Model;
+use qeff_core::lower::{self, Quantised, Target};
+use qeff_plugin_api::graph::{Model, Role};
 
 use super::compile::args::{CardArgs, Found, Numbers, stores};
 use super::compile::{DEFAULT_BUDGET, jobs, make, prepare_for_cards};
@@ -120,41 +120,6 @@ pub(crate) struct Compiled {
     pub(crate) quantised: Quantised,
 }
 
-/// Programs that were compiled, in the order of the model's.
-pub(crate) struct Programs {
-    /// Folders of their QPCs.
-    pub(crate) qpcs: Vec<PathBuf>,
-    /// Where they are to run.
-    pub(crate) place: Place,
-    /// The model as passes left it.
-    pub(crate) model: Model,
-    /// What became of weights that are stored quantised.
-    pub(crate) quantised: Quantised,
-}
-
-/// Compiles a model for these sizes, or finds what was compiled.
-pub(crate) fn compile(
-    cards: &CardArgs,
-    device: &DeviceArgs,
-    forms: WeightForms,
-    shape: Shape,
-    mut described: Described,
-    checkpoint: &Checkpoint,
-) -> Result<Programs> {
-    let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
-    let found: Found = cards.find()?;
-    let options = cards.options(shape, &found.cards, &[])?;
-    let stores = stores(None)?;
-    let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
-    let facets = forms.facets(&quantised);
-    let prepared = prepare_for_cards(described, &facets, &options.shape)?;
-    let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
-    let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
-    let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
-    let qpcs = jobs.iter().map(|job| Ok(make(job, making, &found.cards)?.dir.join("qpc"))).collect::<Result<_>>()?;
-    Ok(Programs { qpcs, place, quantised: prepared.quantised(), model: prepared.model })
-}
-
 /// The one program of a model, compiled.
 pub(crate) struct One {
     /// Folder of its QPC.
@@ -167,20 +132,32 @@ pub(crate) struct One {
     pub(crate) quantised: Quantised,
 }
 
-/// Compiles a model of one program for these sizes, or finds it.
+/// Compiles a model of one program for these sizes, or finds it. The program does not have inputs of the roles `zeros`.
 pub(crate) fn one(
     cards: &CardArgs,
     device: &DeviceArgs,
     forms: WeightForms,
     shape: Shape,
-    described: Described,
+    mut described: Described,
     checkpoint: &Checkpoint,
+    zeros: &[Role],
 ) -> Result<One> {
-    let Programs { qpcs, place, model, quantised } = compile(cards, device, forms, shape, described, checkpoint)?;
-    let [qpc] = qpcs.as_slice() else {
-        bail!("the model has {} programs; this task on cards takes one", qpcs.len());
+    let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
+    let found: Found = cards.find()?;
+    let options = cards.options(shape, &found.cards, &[])?;
+    let stores = stores(None)?;
+    let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
+    let facets = forms.facets(&quantised);
+    let how = lower::Options { zeros, ..Target::Aic.into() };
+    let prepared = prepare_for_cards(described, &facets, &options.shape, how)?;
+    let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
+    let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
+    let [job] = jobs.as_slice() else {
+        bail!("the model has {} programs; this task on cards takes one", jobs.len());
     };
-    Ok(One { qpc: qpc.clone(), place, model, quantised })
+    let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
+    let qpc = make(job, making, &found.cards)?.dir.join("qpc");
+    Ok(One { qpc, place, quantised: prepared.quantised(), model: prepared.model })
 }
 
 /// Compiles what a request with these prompts needs, or finds it.
@@ -195,7 +172,7 @@ pub(crate) fn prepare(
 ) -> Result<Compiled> {
     let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
     check_fit(prompts, context)?;
-    let One { qpc, place, quantised, .. } = one(cards, device, forms, shape, described, checkpoint)?;
+    let One { qpc, place, quantised, .. } = one(cards, device, forms, shape, described, checkpoint, &[])?;
     Ok(Compiled { qpc, place, context, quantised })
 }
 

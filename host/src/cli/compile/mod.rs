@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use qeff_core::lower::Target;
+use qeff_core::lower::{self, Target};
 use qeff_core::passes::{self, Features};
 use qeff_core::weights::Facets;
 use qeff_plugin_api::graph::Task;
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
             facets = forms.facets(&quantised);
             options.shape = options.shape.fitted(&described.model);
-            prepared = prepare_for_cards(described, &facets, &options.shape)?;
+            prepared = prepare_for_cards(described, &facets, &options.shape, Target::Aic.into())?;
             let mut programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
             let named = prepared.model.programs.iter().map(|program| program.name.as_str());
             let mut named: Vec<_> = named.zip(programs.iter_mut().map(|(program, _)| program)).collect();
@@ -179,7 +179,12 @@ fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> 
 }
 
 /// The passes that the sizes ask for, and the graph for AI 100.
-pub(crate) fn prepare_for_cards(described: Described, facets: &Facets<'_>, shape: &Shape) -> Result<Prepared> {
+pub(crate) fn prepare_for_cards(
+    described: Described,
+    facets: &Facets<'_>,
+    shape: &Shape,
+    how: lower::Options<'_>,
+) -> Result<Prepared> {
     // Whole texts have no context; context lengths that are chosen for the user round it up.
     let (reach, flag) = match described.model.task {
         Task::Encoder | Task::SequenceClassification => (shape.longest_text(), "--seq-len"),
@@ -193,7 +198,7 @@ pub(crate) fn prepare_for_cards(described: Described, facets: &Facets<'_>, shape
         reach,
         ..Features::default()
     };
-    let prepared = prepare::prepare(described.model, facets, &features, Target::Aic)?;
+    let prepared = prepare::prepare(described.model, facets, &features, how)?;
     prepared.reports.iter().for_each(|report| talk::warnings(&report.warnings));
     Ok(prepared)
 }

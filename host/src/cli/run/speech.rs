@@ -75,7 +75,7 @@ impl Executor {
         if *on_cards {
             let forms = args.forms.forms(Target::Aic)?;
             let described = described.clone();
-            let made = on_cards::one(&args.cards, &args.device, forms, shape, described, checkpoint)?;
+            let made = on_cards::one(&args.cards, &args.device, forms, shape, described, checkpoint, &[])?;
             if !args.json {
                 forms::say(&made.quantised);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use qeff_core::lower::Target;
 
 use super::Args;
 use super::answer::{Ready, Wishes, answer};
@@ -67,7 +68,7 @@ pub(super) fn run(asked: Asked<'_>, mut wishes: Wishes<'_>) -> Result<()> {
     let stores = stores(None)?;
     let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
     let facets = forms.facets(&quantised);
-    let prepared = prepare_for_cards(described, &facets, &options.shape)?;
+    let prepared = prepare_for_cards(described, &facets, &options.shape, Target::Aic.into())?;
     let mut sources = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
     let names = prepared.model.programs.iter().map(|program| program.name.as_str());
     let mut named: Vec<_> = names.zip(sources.iter_mut().map(|(program, _)| program)).collect();

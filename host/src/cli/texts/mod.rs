@@ -159,7 +159,12 @@ impl Opened {
         let padding = padding(&self.checkpoint.config, tokenizer.as_ref())?;
         let started = self.started;
         let (mut encoder, engine): (Encoder, &'static str) = match request.cards {
-            Some(cards) => (self.on_cards(request, cards, lengths, padding)?, "qaic"),
+            Some(cards) => {
+                // The reference's programs have no such input; one that is never anything but 0 costs nothing to leave out.
+                let segments = framed.iter().any(|text| text.segments.iter().any(|&kind| kind != 0));
+                let zeros: &[Role] = if segments { &[] } else { &[Role::Segments] };
+                (self.on_cards(request, cards, lengths, padding, zeros)?, "qaic")
+            }
             None => {
                 let reach = framed.iter().map(|text| text.ids.len()).max().unwrap_or(1);
                 let selected = engine.select()?;
@@ -188,14 +193,21 @@ impl Opened {
         Ok(ready.encoder)
     }
 
-    fn on_cards(self, request: &Request<'_>, on: Cards<'_>, lengths: Vec<u64>, padding: u32) -> Result<Encoder> {
+    fn on_cards(
+        self,
+        request: &Request<'_>,
+        on: Cards<'_>,
+        lengths: Vec<u64>,
+        padding: u32,
+        zeros: &[Role],
+    ) -> Result<Encoder> {
         let Cards { cards, device } = on;
         let rows = u64::from(request.rows.unwrap_or(1));
         let pairs = lengths.iter().map(|&length| Ok([usize::try_from(rows)?, usize::try_from(length)?]));
         let shapes = Shapes::Compiled(pairs.collect::<Result<_>>()?);
         let shape = Shape { batch_size: Some(rows), seq_lens: lengths, ..Shape::default() };
         let forms = request.forms.forms(Target::Aic)?;
-        let one = on_cards::one(cards, device, forms, shape, self.described, &self.checkpoint)?;
+        let one = on_cards::one(cards, device, forms, shape, self.described, &self.checkpoint, zeros)?;
         if !request.quiet {
             forms::say(&one.quantised);
         }
