@@ -157,7 +157,7 @@ fn releases_and_profiles() {
         (
             "field",
             FIELD,
-            "its types differ from this host's; rebuild it against the same qeff-plugin-api: manifest > __returns: Size(",
+            "its types differ from this host's; rebuild it against the same qeff-plugin-api: manifest > __returns: one side takes ",
         ),
         ("major", MAJOR, "it was built for plugin ABI 2.0.0, this host speaks 1.0.0; rebuild it"),
     ] {

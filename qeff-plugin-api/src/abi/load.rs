@@ -201,6 +201,7 @@ fn report(errors: &AbiInstabilityErrors) -> String {
             AbiInstability::FieldCountMismatch(n) => {
                 format!("one side has {} fields, the other {}", n.expected, n.found)
             }
+            AbiInstability::Size(n) => format!("one side takes {} bytes, the other {}", n.expected, n.found),
             other => format!("{other:?}").chars().take(100).collect(),
         });
         format!("{}: {what}", path.join(" > "))

@@ -136,7 +136,8 @@ fn guard<T>(work: impl FnOnce() -> Result<T, PluginError>) -> RResult<T, RawErro
         // Where the plugin is linked, this image is the host: outside of calls its own hook goes on.
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
+            // Where a panic ends the process, nobody is left to tell; what is printed, a worker's host shows.
+            if !GUARDED.get() || cfg!(panic = "abort") {
                 return previous(info);
             }
             let payload = info.payload();
