@@ -54,7 +54,7 @@ fn gpt_oss_in_every_way() {
 
 #[test]
 fn every_family() {
-    for name in ["mistral/base", "qwen2/base", "qwen3/base", "granite/base"] {
+    for name in ["mistral/base", "qwen2/base", "qwen3/base", "granite/base", "swiftkv/base", "swiftkv/groups"] {
         answers_are_the_references(name, &[WAYS[1], WAYS[3]]);
     }
 }

@@ -58,7 +58,6 @@ pub(super) fn run(asked: Asked<'_>, mut wishes: Wishes<'_>) -> Result<()> {
     let of_prompt = |pictures: &Vec<Arc<Picture>>| pictures.iter().map(|picture| picture.rows).sum::<usize>();
     let rows = shown.iter().map(of_prompt).max().unwrap_or(0);
     let rows = seen.iter().map(|seen| seen.rows as usize).max().unwrap_or(1).max(rows);
-    shape.symbols.insert("vision_size".into(), rows as u64);
     let size = |n: Option<u64>| usize::try_from(n.unwrap_or(1)).context("a size is too large");
     let compiled = Compiled { prompt_len: size(shape.prompt_len)?, context: size(shape.ctx_len)?, rows };
     let ports = ready::ports(&described.model, prepare::main_program(&described.model)?)?;
@@ -73,6 +72,9 @@ pub(super) fn run(asked: Asked<'_>, mut wishes: Wishes<'_>) -> Result<()> {
     let names = prepared.model.programs.iter().map(|program| program.name.as_str());
     let mut named: Vec<_> = names.zip(sources.iter_mut().map(|(program, _)| program)).collect();
     sizes::number(&mut named, &seen);
+    for (_, program) in named.iter_mut().filter(|(name, _)| !seen.iter().any(|seen| seen.program == **name)) {
+        program.symbols.insert("vision_size".into(), rows as u64);
+    }
     let jobs = jobs(sources, &options, &found.toolchain, &stores, &stores.digests())?;
     let making =
         Making { timeout: args.cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };

@@ -113,9 +113,10 @@ impl TextModel {
     }
 
     fn granite(text: &Config) -> Result<Self, ConfigError> {
-        let mut decoder = Decoder::read(text, &LLAMA)?;
+        let decoder = Decoder::read(text, &LLAMA)?;
         let inlet = text.f32_or("embedding_multiplier", 1.0)?;
-        decoder.head.divisor = text.positive_or("logits_scaling", 1.0)?;
+        // The head of a model that looks at images is its own and leaves logits as they are, as in transformers.
+        text.positive_or("logits_scaling", 1.0)?;
         let attention: Bias = text.flag_or("attention_bias", false)?.into();
         let mlp = text.flag_or("mlp_bias", false)?.into();
         let (scale, residual) = (text.f32_or("attention_multiplier", 1.0)?, text.f32_or("residual_multiplier", 1.0)?);
