@@ -68,7 +68,7 @@ program vision (n, k)
   %i = input packing : i64[k] @packing
   packing
     %1 = Identity %i : i64[k]
-    %2 = Gather %x, %1 axis=0 : act[k, 4]
+    %2 = Gather %x, %1 : act[k, 4]
   output vision_embeds = %2 : act[k, 4] @embeds
 ";
 
