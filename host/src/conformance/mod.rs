@@ -7,11 +7,11 @@
 //!
 //! | module | asks |
 //! |---|---|
-//! | [`describing`] | an architecture, for a checkpoint: again, in another order, with other tensors beside |
-//! | [`hostile`] | an architecture, for configs that nobody should write |
-//! | [`features`] | nobody: every pass, target and storage form over the description |
-//! | [`running`] | nobody: the CPU engine, for prompts alone, in chunks and together |
-//! | [`items`] | pooling heads, rewrites, weight formats |
+//! | `describing` | an architecture, for a checkpoint: again, in another order, with other tensors beside |
+//! | `hostile` | an architecture, for configs that nobody should write |
+//! | `features` | nobody: every pass, target and storage form over the description |
+//! | `running` | nobody: the CPU engine, for prompts alone, in chunks and together |
+//! | `items` | pooling heads, rewrites, weight formats |
 //!
 //! This module prints nothing, and knows no plugin.
 

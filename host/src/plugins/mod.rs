@@ -8,7 +8,7 @@
 //! | step | decides |
 //! |---|---|
 //! | [`search`] | where plugins are looked for |
-//! | [`file`] | whether a file is in order, and what it declares; executes nothing |
+//! | [`mod@file`] | whether a file is in order, and what it declares; executes nothing |
 //! | [`trust`] | whether it is the file that the user agreed to |
 //! | `loading`, [`worker`] | where it runs, and what it may do there |
 //! | [`Registry`] | who describes what |

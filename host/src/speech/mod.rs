@@ -6,7 +6,7 @@
 //! | [`prompt`] | the tokens that say what is spoken and what is wanted |
 //! | `rules` | which tokens may follow, timestamps above all |
 //! | [`listen`] | one window of sound: a pass, and further ones if the first went wrong |
-//! | [`transcribe`] | a recording of any length, window by window |
+//! | [`mod@transcribe`] | a recording of any length, window by window |
 //! | `segments` | the stretches of a window's tokens between timestamps |
 //! | [`called`] | a [`Decoder`] over a program that retains what it heard |
 //! | [`cpu`] | a [`Decoder`] over CPU programs |

@@ -11,7 +11,7 @@
 //! | [`ffi`] | functions, structs and numbers of the C interface | when to call them |
 //! | [`header`] | the layout of a struct that differs between releases | C, beyond such structs |
 //! | [`objects`] | who owns what, and what may be called when | names, models |
-//! | [`messages`] | what the library says beside its status codes | |
+//! | `messages` | what the library says beside its status codes | |
 //! | [`placement`] | which cards a program goes to | the library |
 //! | [`program`] | calls by name, shapes, retained states | slots, positions |
 //! | [`session`] | slots, positions, prefill and decode | C |

@@ -118,7 +118,7 @@ const LEFT_OUT: [u32; 1] = [0];
 const SCALAR: [u32; 1] = [1];
 
 impl Execution {
-    /// Something to make calls with, through a queue. `descriptor` is the program's ([`Program::descriptor`]), `elem_sizes` the bytes of an
+    /// Something to make calls with, through a queue. `descriptor` is the program's (`Program::descriptor`), `elem_sizes` the bytes of an
     /// element of each binding.
     ///
     /// # Errors
