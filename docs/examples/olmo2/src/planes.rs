@@ -60,7 +60,7 @@ impl WeightFormat for Planes {
         let width = encoding.strip_prefix("planes:").and_then(|width| width.parse::<usize>().ok()).filter(|&w| w > 0);
         let width = width.ok_or_else(|| wrong("encoding `planes:WIDTH`", encoding))?;
         let row = width.saturating_mul(SIZE as usize);
-        if bytes.len() != out.len() || bytes.len() % row != 0 {
+        if bytes.len() != out.len() || !bytes.len().is_multiple_of(row) {
             return Err(wrong(format!("whole rows of {row} bytes"), format!("{} for {}", bytes.len(), out.len())));
         }
         for (row, out) in bytes.chunks_exact(row).zip(out.chunks_exact_mut(row)) {
