@@ -33,6 +33,16 @@ impl Reach {
     }
 }
 
+/// Where the keys and values of attention are.
+pub(super) enum Keys {
+    /// In the call: `[B, S′, heads, width]`.
+    OfCall,
+    /// In a state that is read as a whole: `[slots, heads, rows, width]`.
+    Whole,
+    /// In a state of this kind, as far as the positions of the queries let them see.
+    AtPositions(StateKind, ValueId),
+}
+
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.context {
@@ -144,6 +154,20 @@ impl Writer<'_> {
             let batch_index = w.name(batch_index);
             w.reshape(&batch_index, &[-1])
         })
+    }
+
+    /// Where the keys of an attention are.
+    pub(super) fn keys_of(&self, node: &Node) -> Result<Keys, LowerError> {
+        let keys = operand(node, Attention::K);
+        if self.program.version(keys).is_none() {
+            return Ok(Keys::OfCall);
+        }
+        let kind = self.state_kind(node, keys)?;
+        match node.operand(Attention::POSITIONS) {
+            Some(positions) if kind.has_positions() => Ok(Keys::AtPositions(kind, positions)),
+            _ if kind == StateKind::Fill => Ok(Keys::Whole),
+            _ => Err(self.refuse(node, "attention over a cache needs the positions of its queries")),
+        }
     }
 
     /// The kind of the state that a value is a version of; an error if the lowering of `node` needs one and there is none.

@@ -17,7 +17,7 @@ use qeff_plugin_api::graph::{
 };
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
-use super::common::{Reach, operand};
+use super::common::{Keys, Reach, operand};
 use super::quantised::MICROSOFT;
 use super::writer::{Attr, Writer};
 use super::{LowerError, Lowered, Products};
@@ -228,14 +228,10 @@ impl Cpu<'_> {
 
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        let kind = match self.w.program.version(k) {
-            Some(_) => self.w.state_kind(node, k)?,
-            None => return self.attention_in_call(node, op, false),
-        };
-        let positions = match node.operand(Attention::POSITIONS) {
-            Some(positions) if kind.has_positions() => positions,
-            _ if kind == StateKind::Fill => return self.attention_in_call(node, op, true),
-            _ => return Err(self.w.refuse(node, "attention over a cache needs the positions of its queries")),
+        let (kind, positions) = match self.w.keys_of(node)? {
+            Keys::OfCall => return self.attention_in_call(node, op, false),
+            Keys::Whole => return self.attention_in_call(node, op, true),
+            Keys::AtPositions(kind, positions) => (kind, positions),
         };
         if node.operand(Attention::CONTEXT).is_some() {
             return Err(self
