@@ -6,6 +6,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use qeff_host::plugins::file::examine;
 use qeff_host::plugins::worker::WorkerOptions;
@@ -294,6 +295,30 @@ fn foreign_symbols_are_refused() {
         );
         let missing = "extern int nowhere; char qeff_plugin_v1__a[512] = {1}; int *use(void) { return &nowhere; }";
         check(refused("missing", missing), "undefined symbol: nowhere");
+    }
+}
+
+/// Loading alone runs code of the file. In a worker, it can do no harm.
+#[test]
+fn constructors_are_confined_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut loading = loading(Place::Worker);
+    loading.worker.limits.wall = Duration::from_secs(2);
+    for (name, body, expected) in [
+        ("crash", "*(volatile int *)8 = 1;", "it died of SIGSEGV"),
+        ("leave", "_exit(0);", "it ended its own process with code 0"),
+        ("loop", "for (;;) pause();", "it did not answer within 2 s and was ended"),
+        ("connect", "socket(AF_INET, SOCK_STREAM, 0);", "it made the system call `socket`, which a plugin must not"),
+        // While it is loaded, it may open the system's libraries and nothing else.
+        ("look", "if (open(\"/etc/passwd\", O_RDONLY) < 0) abort();", "it died of SIGABRT"),
+    ] {
+        let includes = "#include <fcntl.h>\n#include <stdlib.h>\n#include <sys/socket.h>\n#include <unistd.h>\n";
+        let start = format!("__attribute__((constructor)) static void start(void) {{ {body} }}");
+        let source = format!("{includes}{start}\nchar qeff_plugin_v1__a[512] = {{1}};{}", note(&manifest("a")));
+        let so = compile(&folder, name, &source, &[]);
+        let error = Registry::empty().with_loading(loading.clone()).add_file(&so).unwrap_err().to_string();
+        check(error.clone(), expected);
+        check(error, &format!("{name}.so"));
     }
 }
 
