@@ -10,7 +10,7 @@ use qeff_host::plugins::{Listed, Loading, Place, Registry};
 use super::{plugin_in, qeff};
 
 /// What is exported of each built-in plugin: a checkpoint and flags.
-const EXPORTS: &[(&str, &str, &str)] = &[
+pub(crate) const EXPORTS: &[(&str, &str, &str)] = &[
     ("bert", "encoders/bert", ""),
     ("deberta-v2", "encoders/deberta-v2", ""),
     ("distilbert", "encoders/distilbert", ""),

@@ -1,7 +1,7 @@
 //! Fields of config.json that this family alone has.
 
 use qeff_plugin_api::blocks::Activation;
-use qeff_plugin_api::blocks::encoder::Encoder;
+use qeff_plugin_api::blocks::encoder::{Encoder, distance};
 use qeff_plugin_api::build::{Scope, Value};
 use qeff_plugin_api::config::{Config, ConfigError};
 use qeff_plugin_api::graph::AttrValue;
@@ -96,6 +96,7 @@ fn terms(config: &Config) -> Result<(bool, bool), ConfigError> {
 
 impl Relative {
     fn read(config: &Config, positions: u64) -> Result<Self, ConfigError> {
+        distance::check_positions(config, positions)?;
         let above_0 = |field| Ok(config.opt_i64(field)?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0));
         let farthest = above_0("max_relative_positions")?.unwrap_or(positions);
         let buckets = above_0("position_buckets")?;

@@ -6,8 +6,24 @@
 use super::Text;
 use crate::blocks::embed;
 use crate::build::{Scope, Value};
+use crate::config::{Config, ConfigError};
 use crate::graph::{AttrValue, Embedding, Type};
 use crate::{DType, Elem, WeightExpr};
+
+/// Most positions whose distances are listed.
+const MOST_POSITIONS: u64 = 1 << 16;
+
+/// Refuses more positions than anybody lists distances of.
+///
+/// # Errors
+/// Names `max_position_embeddings`.
+pub fn check_positions(config: &Config, positions: u64) -> Result<(), ConfigError> {
+    if positions > MOST_POSITIONS {
+        let expected = format!("at most {MOST_POSITIONS}: every distance of two positions is listed");
+        return Err(config.unsupported("max_position_embeddings", expected));
+    }
+    Ok(())
+}
 
 /// For each query and key the row that `row` gives for how far the key is ahead of the query: `i64[S, S]`.
 pub fn rows<'g>(t: Text<'_, 'g>, row: impl Fn(i64) -> u64) -> Value<'g> {

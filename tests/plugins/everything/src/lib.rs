@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qeff_plugin_api::blocks::embed;
+use qeff_plugin_api::blocks::{embed, pool};
 use qeff_plugin_api::build::GraphBuilder;
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::{AttrValue, Embedding, Model, OnnxOp, Op, Program, Role, Task, Type, ValueId};
@@ -44,7 +44,7 @@ impl Architecture for Bag {
         assert!(width != 13, "a width of {width} is bad luck");
         let g = GraphBuilder::new("main", &request.tensors);
         let ids = g.tokens();
-        g.input("attention_mask", Role::Mask, Elem::Act, ["batch_size".into(), "seq_len".into()]);
+        g.input("attention_mask", Role::Mask, Elem::I64, ["batch_size".into(), "seq_len".into()]);
         // As many words as the checkpoint has.
         let rows = request.tensors.get("table.weight").and_then(|table| table.shape.first().copied()).unwrap_or(0);
         let words = embed(g.at("table"), ids, [rows, width], Embedding::default());
@@ -83,23 +83,14 @@ impl PoolingHead for Mean {
         "masked-mean"
     }
 
-    fn append(&self, mut model: Model, _: &TensorIndex) -> Result<Model, PluginError> {
+    fn append(&self, mut model: Model, tensors: &TensorIndex) -> Result<Model, PluginError> {
         let (program, hidden) = main_program(&mut model)?;
         let mask = program.input(Role::Mask).map(|input| input.value);
         let mask = mask.ok_or_else(|| PluginError::Other("masked-mean needs an input of role mask".into()))?;
-        let [batch, seq, width] = program.ty(hidden).dims.clone().try_into().map_err(|dims| {
-            PluginError::Other(format!("hidden states have the dims {dims:?}, not [batch, seq, width]"))
-        })?;
-        let column = Type::new(Elem::Act, [batch.clone(), seq.clone(), 1.into()]);
-        let at = "pooling";
-        let mask = append(program, at, onnx("Unsqueeze", &[("axes", AttrValue::Ints(vec![2]))]), &[mask], column);
-        let kept = Type::new(Elem::Act, [batch.clone(), seq, width.clone()]);
-        let kept = append(program, at, onnx("Mul", &[]), &[hidden, mask], kept);
-        let sum = onnx("ReduceSum", &[("axes", AttrValue::Ints(vec![1])), ("keepdims", AttrValue::Int(0))]);
-        let total = append(program, at, sum.clone(), &[kept], Type::new(Elem::Act, [batch.clone(), width.clone()]));
-        let count = append(program, at, sum, &[mask], Type::new(Elem::Act, [batch.clone(), 1.into()]));
-        let mean = append(program, at, onnx("Div", &[]), &[total, count], Type::new(Elem::Act, [batch, width]));
-        program.add_output("sentence_embedding", Role::Pooled, mean);
+        let g = GraphBuilder::resume(model.programs.remove(0), tensors);
+        let mean = pool::mean(g.at("pooling"), g.existing(hidden), g.existing(mask));
+        g.output("sentence_embedding", Role::Pooled, mean);
+        model.programs.insert(0, g.finish()?);
         Ok(model)
     }
 }
