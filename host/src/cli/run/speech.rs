@@ -13,7 +13,6 @@ use crate::cli::{forms, on_cards, talk};
 use crate::compile::Shape;
 use crate::prepare::{self, CpuPrograms};
 use crate::runtime::qaic::QaicProgram;
-
 use crate::speech::called::CalledDecoder;
 use crate::speech::cpu::CpuDecoder;
 use crate::speech::ctc::{self, Frames, Labeller, Spelling};
@@ -38,7 +37,7 @@ pub(super) struct SpeechArgs {
 
 /// Refuses flags that are about text that is continued.
 fn check(args: &Args) -> Result<()> {
-    let plain = &args.sampling;
+    let plain = &args.wishes.sampling;
     let samples = [
         ("--temperature", plain.temperature.is_some()),
         ("--top-k", plain.top_k.is_some()),
@@ -46,7 +45,8 @@ fn check(args: &Args) -> Result<()> {
         ("--min-p", plain.min_p.is_some()),
         ("--repetition-penalty", plain.repetition_penalty.is_some()),
     ];
-    let others = [("--prompt", args.prompts.any()), ("--stop", !args.stop.is_empty()), ("--chat", args.chat)];
+    let others =
+        [("--prompt", args.prompts.any()), ("--stop", !args.wishes.stop.is_empty()), ("--chat", args.wishes.chat)];
     if let Some((flag, _)) = samples.iter().chain(&others).find(|(_, given)| *given) {
         bail!("{flag} is for models that continue text, and this task listens: leave it out");
     }
@@ -69,25 +69,20 @@ impl Executor {
     fn load(opened: &mut Opened<'_>, shape: Shape) -> Result<Self> {
         let Opened { args, checkpoint, described, on_cards, .. } = opened;
         talk::warnings(&described.warnings);
-        if !args.json {
+        if !args.wishes.json {
             talk::notes(&described.notes);
         }
         if *on_cards {
-            let forms = args.forms.forms(Target::Aic)?;
-            let described = described.clone();
-            let made = on_cards::one(&args.cards, &args.device, forms, shape, described, checkpoint, &[])?;
-            if !args.json {
+            let made = on_cards::one(&args.executor, shape, described.clone(), checkpoint, &[])?;
+            if !args.wishes.json {
                 forms::say(&made.quantised);
             }
             return Ok(Executor::Card(on_cards::open_program(&made.qpc, &made.place, 1)?));
         }
-        let forms = args.forms.forms(Target::Cpu)?;
-        let selected = args.engine.select()?;
-        if !args.json {
-            talk::say(&format!("engine: {}", selected.about));
-        }
+        let forms = args.executor.forms(Target::Cpu)?;
+        let selected = args.executor.engine(args.wishes.json)?;
         let ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
-        if !args.json {
+        if !args.wishes.json {
             forms::say(&ready.quantised);
         }
         Ok(Executor::Cpu(selected.engine.name(), ready))
@@ -108,7 +103,7 @@ fn read(path: &Path, extractor: &Extractor) -> Result<Waveform> {
 /// One JSON document, or what was said, one recording a line.
 fn print(opened: &Opened<'_>, engine: &str, seconds: f64, outputs: Vec<serde_json::Value>) -> Result<()> {
     let total = opened.started.elapsed();
-    if opened.args.json {
+    if opened.args.wishes.json {
         let metrics = json!({
             "engine": engine,
             "total_seconds": total.as_secs_f64(),
@@ -210,7 +205,7 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
         let room = settings.positions.saturating_sub(tokens.len());
         // The last id is chosen, not written: it needs no position.
         let bound = context.map_or(room, |context| room.min((context as usize + 1).saturating_sub(tokens.len())));
-        let wanted = args.max_new_tokens.map(|n| n as usize);
+        let wanted = args.wishes.max_new_tokens.map(|n| n as usize);
         let default = settings.max_length.saturating_sub(tokens.len());
         let new = wanted.unwrap_or(default).min(bound);
         if let Some(wanted) = wanted.filter(|&wanted| new < wanted) {
@@ -219,8 +214,8 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
         let options = PassOptions {
             timestamps: args.speech.timestamps,
             max_new_tokens: new,
-            ignore_eos: args.ignore_eos,
-            keep_logits: args.logits,
+            ignore_eos: args.wishes.ignore_eos,
+            keep_logits: args.wishes.logits,
             temperature: 0.0,
             seed: 0,
         };
@@ -233,7 +228,7 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
             "generated_ids": done.ids,
             "finish": done.finish.name(),
         });
-        if args.logits {
+        if args.wishes.logits {
             output["step_logits"] = json!(done.logits);
         }
         outputs.push(output);
