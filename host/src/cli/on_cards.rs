@@ -42,6 +42,29 @@ impl DeviceArgs {
     }
 }
 
+/// Cards that a model is to run on.
+#[derive(Clone, Copy)]
+pub(crate) struct Cards<'a> {
+    cards: &'a CardArgs,
+    device: &'a DeviceArgs,
+}
+
+impl<'a> Cards<'a> {
+    /// The cards that flags name; `None` is the CPU.
+    pub(crate) fn named(cards: &'a CardArgs, device: &'a DeviceArgs) -> Result<Option<Self>> {
+        if cards.device_group.is_some() || cards.sdk.is_some() {
+            return Ok(Some(Cards { cards, device }));
+        }
+        let stray = cards.first_given().or(device.is_given().then_some("--device-timeout"));
+        match stray {
+            Some(flag) => {
+                bail!("{flag} is about AI 100, and this is on the CPU: add --device-group or --sdk, or leave it out")
+            }
+            None => Ok(None),
+        }
+    }
+}
+
 /// Where a program is to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
@@ -134,8 +157,7 @@ pub(crate) struct One {
 
 /// Compiles a model of one program for these sizes, or finds it. The program does not have inputs of the roles `zeros`.
 pub(crate) fn one(
-    cards: &CardArgs,
-    device: &DeviceArgs,
+    Cards { cards, device }: Cards<'_>,
     forms: WeightForms,
     shape: Shape,
     mut described: Described,
@@ -162,8 +184,7 @@ pub(crate) fn one(
 
 /// Compiles what a request with these prompts needs, or finds it.
 pub(crate) fn prepare(
-    cards: &CardArgs,
-    device: &DeviceArgs,
+    cards: Cards<'_>,
     forms: WeightForms,
     shape: Shape,
     described: Described,
@@ -172,7 +193,7 @@ pub(crate) fn prepare(
 ) -> Result<Compiled> {
     let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
     check_fit(prompts, context)?;
-    let One { qpc, place, quantised, .. } = one(cards, device, forms, shape, described, checkpoint, &[])?;
+    let One { qpc, place, quantised, .. } = one(cards, forms, shape, described, checkpoint, &[])?;
     Ok(Compiled { qpc, place, context, quantised })
 }
 

@@ -18,10 +18,10 @@ const DEFAULT_SLOTS: usize = 8;
 
 /// Continues prompts.
 pub(super) fn run(opened: Opened<'_>) -> Result<()> {
-    let Opened { args, started, checkpoint, described, on_cards } = opened;
+    let Opened { args, started, checkpoint, described, cards } = opened;
     let prompts = args.prompts.prompts()?;
     let sampling = args.sampling.sampling()?;
-    let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
+    let forms = args.forms.forms(if cards.is_some() { Target::Aic } else { Target::Cpu })?;
     let chat = Chat { is_on: args.chat, system: args.system.as_deref(), template: args.chat_template.as_deref() };
     let Asked { prompts, tokenizer } = encode(&prompts, chat, &args.stop, Some(&checkpoint))?;
 
@@ -34,10 +34,9 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     };
     let tokenizer = tokenizer.as_ref();
     let wishes = |options| Wishes { options, tokenizer, stop: &args.stop, json: args.json };
-    if on_cards {
+    if let Some(cards) = cards {
         check_ids(&prompts, &described.model)?;
-        let ready =
-            on_cards::prepare(&args.cards, &args.device, forms, args.shape(), described, &checkpoint, &prompts)?;
+        let ready = on_cards::prepare(cards, forms, args.shape(), described, &checkpoint, &prompts)?;
         let requests = on_cards::requests(&prompts, args.max_new_tokens, ready.context)?;
         let mut session = on_cards::open(&ready.qpc, &ready.place, Some(ready.context))?;
         options.chunk = session.chunk();

@@ -20,11 +20,11 @@ use super::ModelArgs;
 use super::compile::args::CardArgs;
 use super::engines::EngineArgs;
 use super::forms::FormArgs;
-use super::on_cards::DeviceArgs;
+use super::on_cards::{Cards, DeviceArgs};
 use super::prompts::{Prompt, PromptArgs};
 use super::texts::classify::PairArgs;
 use super::texts::embed::VectorArgs;
-use super::texts::{self, Cards, Given, TextArgs};
+use super::texts::{self, Given, TextArgs};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
@@ -204,8 +204,8 @@ struct Opened<'a> {
     started: Instant,
     checkpoint: Checkpoint,
     described: Described,
-    /// Whether cards are meant, rather than the CPU.
-    on_cards: bool,
+    /// Cards, if it is not the CPU that is meant.
+    cards: Option<Cards<'a>>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -216,15 +216,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     args.sampling.sampling()?;
     StopStrings::new(args.stop.clone())?;
-    let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
-    if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
-        bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
-    }
-    if args.device.is_given() && !on_cards {
-        bail!(
-            "--device-timeout is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out"
-        );
-    }
+    let cards = Cards::named(&args.cards, &args.device)?;
 
     // A folder with a recipe is for vectors, whatever its model was trained for.
     let has_recipe = args.model.model.join(recipe::FILE).is_file();
@@ -240,7 +232,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     {
         bail!("{flag} is for models that look at images, and this one does not");
     }
-    let opened = Opened { args, started, checkpoint, described, on_cards };
+    let opened = Opened { args, started, checkpoint, described, cards };
     match task {
         TaskArg::Generate if !args.speech.audio.is_empty() => {
             bail!("--audio is for models that listen, and this one continues text: leave it out")

@@ -58,9 +58,9 @@ impl Question {
 
 /// Answers about images.
 pub(super) fn run(opened: Opened<'_>) -> Result<()> {
-    let Opened { args, started, checkpoint, described, on_cards } = opened;
+    let Opened { args, started, checkpoint, described, cards } = opened;
     let sampling = args.sampling.sampling()?;
-    let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
+    let forms = args.forms.forms(if cards.is_some() { Target::Aic } else { Target::Cpu })?;
     let asked = if args.images.messages.is_none() { args.prompts.prompts()? } else { vec![] };
     let needs_text =
         !args.stop.is_empty() || asked.is_empty() || asked.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
@@ -95,7 +95,7 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     };
     let chunk = options.chunk;
     let wishes = Wishes { options, tokenizer: tokenizer.as_ref(), stop: &args.stop, json: args.json };
-    if on_cards {
+    if cards.is_some() {
         check_ids(&encoded, &described.model)?;
         let (checkpoint, prompts, shown) = (&checkpoint, &encoded, &shown);
         return vlm_cards::run(

@@ -7,11 +7,11 @@ use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Task;
 use serde_json::{Value as Json, json};
 
-use super::{Answer, Cards, Given, Opened, Request, SourceArgs, TextArgs};
+use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs};
 use crate::cli::compile::args::CardArgs;
 use crate::cli::engines::EngineArgs;
 use crate::cli::forms::FormArgs;
-use crate::cli::on_cards::DeviceArgs;
+use crate::cli::on_cards::{Cards, DeviceArgs};
 use crate::cli::{ModelArgs, talk};
 use crate::encode::Encoded;
 

@@ -6,11 +6,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value as Json, json};
 
-use super::{Answer, Cards, Given, Opened, Request, SourceArgs, TextArgs, pool};
+use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs, pool};
 use crate::cli::compile::args::CardArgs;
 use crate::cli::engines::EngineArgs;
 use crate::cli::forms::FormArgs;
-use crate::cli::on_cards::DeviceArgs;
+use crate::cli::on_cards::{Cards, DeviceArgs};
 use crate::cli::{ModelArgs, talk};
 use crate::encode::Encoded;
 use crate::encode::pooling;

@@ -12,10 +12,10 @@ use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::{Embedding, Model, Op, Role};
 use serde_json::json;
 
-use super::compile::args::{CardArgs, Numbers, numbers};
+use super::compile::args::{Numbers, numbers};
 use super::engines::EngineArgs;
 use super::forms::{self, FormArgs};
-use super::on_cards::{self, DeviceArgs};
+use super::on_cards::{self, Cards};
 use super::{ModelArgs, talk};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
@@ -44,29 +44,6 @@ pub(crate) struct TextArgs {
     /// up to what the checkpoint says, at most 512].
     #[arg(long, value_name = "N,…", value_parser = numbers)]
     pub(crate) seq_len: Option<Numbers>,
-}
-
-/// Cards that a model is to run on.
-#[derive(Clone, Copy)]
-pub(crate) struct Cards<'a> {
-    cards: &'a CardArgs,
-    device: &'a DeviceArgs,
-}
-
-impl<'a> Cards<'a> {
-    /// The cards that flags name; `None` is the CPU.
-    pub(crate) fn named(cards: &'a CardArgs, device: &'a DeviceArgs) -> Result<Option<Self>> {
-        if cards.device_group.is_some() || cards.sdk.is_some() {
-            return Ok(Some(Cards { cards, device }));
-        }
-        let stray = cards.first_given().or(device.is_given().then_some("--device-timeout"));
-        match stray {
-            Some(flag) => {
-                bail!("{flag} is about AI 100, and this is on the CPU: add --device-group or --sdk, or leave it out")
-            }
-            None => Ok(None),
-        }
-    }
 }
 
 /// A text as it is given: words, or ids.
@@ -201,13 +178,12 @@ impl Opened {
         padding: u32,
         zeros: &[Role],
     ) -> Result<Encoder> {
-        let Cards { cards, device } = on;
         let rows = u64::from(request.rows.unwrap_or(1));
         let pairs = lengths.iter().map(|&length| Ok([usize::try_from(rows)?, usize::try_from(length)?]));
         let shapes = Shapes::Compiled(pairs.collect::<Result<_>>()?);
         let shape = Shape { batch_size: Some(rows), seq_lens: lengths, ..Shape::default() };
         let forms = request.forms.forms(Target::Aic)?;
-        let one = on_cards::one(cards, device, forms, shape, self.described, &self.checkpoint, zeros)?;
+        let one = on_cards::one(on, forms, shape, self.described, &self.checkpoint, zeros)?;
         if !request.quiet {
             forms::say(&one.quantised);
         }
