@@ -4,10 +4,10 @@ use qeff::{cases, fixture, fixtures_of};
 use qeff_standin::config::SimConfig;
 use serde_json::Value as Json;
 
-use crate::{cards, check, run};
+use crate::{FULL, HALF, Held, cards, check_within, run};
 
 /// All prompts of a fixture at once, with their images in order.
-fn ask(name: &str, words: &str) {
+fn ask(held: Held, name: &str, words: &str) {
     let cards = cards(&SimConfig::default());
     let dir = fixture(name);
     let text = std::fs::read_to_string(dir.join("expected.json")).expect("a file");
@@ -21,25 +21,34 @@ fn ask(name: &str, words: &str) {
             command = command.arg("--image").arg(fixture("vision").join(file.as_str().expect("a name")));
         }
     }
-    let outcome = command.words(words).succeeds();
-    check(name, &cases, &outcome);
+    let outcome = command.words(words).words(held.words).succeeds();
+    check_within(held.tolerance, &format!("{name} {}", held.words), &cases, &outcome);
     cards.clean_calls();
 }
 
-#[test]
-fn every_fixture() {
+fn every_fixture(held: Held) {
     for family in ["llava", "llava_next", "internvl"] {
         let names = fixtures_of(family);
         assert!(!names.is_empty(), "{family}");
-        names.iter().for_each(|name| ask(name, ""));
+        names.iter().for_each(|name| ask(held, name, ""));
     }
+}
+
+#[test]
+fn every_fixture_in_full() {
+    every_fixture(FULL);
+}
+
+#[test]
+fn every_fixture_in_half() {
+    every_fixture(HALF);
 }
 
 /// Calls of seven tokens, which end within images.
 #[test]
 fn prompts_in_several_calls() {
-    ask("llava/base", "--prompt-len 7");
-    ask("llava_next/base", "--prompt-len 7 --ctx-len 160");
+    ask(FULL, "llava/base", "--prompt-len 7");
+    ask(HALF, "llava_next/base", "--prompt-len 7 --ctx-len 160");
 }
 
 #[test]

@@ -44,7 +44,9 @@ pub(crate) fn of_frames(checkpoint: &Checkpoint) -> Result<Samples> {
     match Extractor::open(&checkpoint.dir)? {
         Extractor::Samples(extractor) => Ok(extractor),
         _ => {
-            bail!("preprocessor_config.json: `feature_extractor_type`: expected Wav2Vec2FeatureExtractor for this model")
+            bail!(
+                "preprocessor_config.json: `feature_extractor_type`: expected Wav2Vec2FeatureExtractor for this model"
+            )
         }
     }
 }
@@ -77,7 +79,12 @@ pub(crate) enum Executor {
 
 impl Executor {
     /// Loads the programs of a model; for cards they are compiled for `shape`.
-    pub(crate) fn load(place: &Place<'_>, checkpoint: &Checkpoint, described: &Described, shape: Shape) -> Result<Self> {
+    pub(crate) fn load(
+        place: &Place<'_>,
+        checkpoint: &Checkpoint,
+        described: &Described,
+        shape: Shape,
+    ) -> Result<Self> {
         let say = |what: &str| (!place.quiet).then(|| talk::say(what));
         talk::warnings(&described.warnings);
         if !place.quiet {

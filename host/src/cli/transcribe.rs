@@ -194,12 +194,7 @@ fn options(args: &Args, tokenizer: &Tokenizer, fallback: Fallback, subtitles: bo
     })
 }
 
-fn transcribe_all(
-    args: &Args,
-    mut listener: Box<dyn Listener>,
-    engine: &'static str,
-    started: Instant,
-) -> Result<()> {
+fn transcribe_all(args: &Args, mut listener: Box<dyn Listener>, engine: &'static str, started: Instant) -> Result<()> {
     if let Some(folder) = &args.output {
         fs::create_dir_all(folder)?;
     }
