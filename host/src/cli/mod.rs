@@ -8,6 +8,7 @@ mod devices;
 mod doctor;
 mod engines;
 mod execute;
+mod executor;
 mod export;
 mod forms;
 mod inspect;

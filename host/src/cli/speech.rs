@@ -3,10 +3,8 @@
 use anyhow::{Result, bail};
 use qeff_core::lower::Target;
 
-use super::engines::EngineArgs;
-use super::forms::{self, FormArgs};
-use super::on_cards::{self, Cards};
-use super::talk;
+use super::executor::ExecutorArgs;
+use super::{forms, on_cards, talk};
 use crate::audio::extractor::Samples;
 use crate::audio::{Extractor, LogMel};
 use crate::checkpoint::Checkpoint;
@@ -59,16 +57,6 @@ pub(crate) fn lengths(samples: impl IntoIterator<Item = usize>) -> Vec<u64> {
     lengths
 }
 
-/// Where a model that listens is to be executed, and how.
-pub(crate) struct Place<'a> {
-    pub(crate) engine: &'a EngineArgs,
-    pub(crate) forms: &'a FormArgs,
-    /// Cards, if it is not the CPU.
-    pub(crate) cards: Option<Cards<'a>>,
-    /// Whether anything but errors and warnings is to be said.
-    pub(crate) quiet: bool,
-}
-
 /// What executes a model that listens.
 pub(crate) enum Executor {
     /// The CPU, by the name of its engine.
@@ -78,34 +66,29 @@ pub(crate) enum Executor {
 }
 
 impl Executor {
-    /// Loads the programs of a model; for cards they are compiled for `shape`.
+    /// Loads the programs of a model, and tells of it unless all is to be `quiet`; for cards they are compiled for `shape`.
     pub(crate) fn load(
-        place: &Place<'_>,
+        args: &ExecutorArgs,
         checkpoint: &Checkpoint,
         described: &Described,
         shape: Shape,
+        quiet: bool,
     ) -> Result<Self> {
-        let say = |what: &str| (!place.quiet).then(|| talk::say(what));
         talk::warnings(&described.warnings);
-        if !place.quiet {
+        if !quiet {
             talk::notes(&described.notes);
         }
-        let (executor, quantised) = match place.cards {
-            Some(cards) => {
-                let forms = place.forms.forms(Target::Aic)?;
-                let made = on_cards::one(cards, forms, shape, described.clone(), checkpoint, &[])?;
-                (Executor::Cards(on_cards::open_program(&made.qpc, &made.place, 1)?), made.quantised)
-            }
-            None => {
-                let forms = place.forms.forms(Target::Cpu)?;
-                let selected = place.engine.select()?;
-                say(&format!("engine: {}", selected.about));
-                let ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
-                let quantised = ready.quantised.clone();
-                (Executor::Cpu(selected.engine.name(), ready), quantised)
-            }
+        let (executor, quantised) = if args.on_cards()? {
+            let made = on_cards::one(args, shape, described.clone(), checkpoint, &[])?;
+            (Executor::Cards(on_cards::open_program(&made.qpc, &made.place, 1)?), made.quantised)
+        } else {
+            let forms = args.forms(Target::Cpu)?;
+            let selected = args.engine(quiet)?;
+            let ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
+            let quantised = ready.quantised.clone();
+            (Executor::Cpu(selected.engine.name(), ready), quantised)
         };
-        if !place.quiet {
+        if !quiet {
             forms::say(&quantised);
         }
         Ok(executor)

@@ -9,11 +9,8 @@ use qeff_plugin_api::graph::Task;
 use serde_json::{Value as Json, json};
 
 use super::ModelArgs;
-use super::compile::args::CardArgs;
-use super::engines::EngineArgs;
-use super::forms::FormArgs;
-use super::on_cards::{Cards, DeviceArgs};
-use super::speech::{Executor, Place, language, lengths, of_frames, of_sentences};
+use super::executor::ExecutorArgs;
+use super::speech::{Executor, language, lengths, of_frames, of_sentences};
 use super::talk;
 use crate::audio::extractor::Samples;
 use crate::audio::{self, Limits, LogMel, Waveform};
@@ -105,13 +102,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
-    forms: FormArgs,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    cards: CardArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
+    executor: ExecutorArgs,
 }
 
 impl Args {
@@ -143,20 +134,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if subtitles && args.audio.len() > 1 && args.output.is_none() {
         bail!("subtitles of several recordings are several files: give a folder with --output");
     }
-    let cards = Cards::named(&args.cards, &args.device)?;
+    let on_cards = args.executor.on_cards()?;
     let (checkpoint, described) = args.model.describe()?;
     let task = described.model.task;
     if !matches!(task, Task::SpeechToText | Task::Ctc) {
         bail!("this model is for {}, not for speech: `run` does what models are for", task.name());
     }
-    let place = Place { engine: &args.engine, forms: &args.forms, cards, quiet: false };
     let (engine, listener): (_, Box<dyn Listener>) = if task == Task::SpeechToText {
         let (extractor, settings) = of_sentences(&checkpoint)?;
         let tokenizer = checkpoint.tokenizer()?;
         let options = options(args, &tokenizer, fallback, subtitles)?;
         // Cards have room for the longest transcript of a window: a fallback or a text that goes before may need it.
         let shape = Shape { ctx_len: Some(settings.max_length as u64), ..Shape::default() };
-        let executor = Executor::load(&place, &checkpoint, &described, shape)?;
+        let executor = Executor::load(&args.executor, &checkpoint, &described, shape, false)?;
         let engine = executor.name();
         let decoder = executor.decoder(&described, &settings)?;
         (engine, Box::new(Whisper { extractor, settings, decoder, tokenizer, options }))
@@ -164,10 +154,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         refuse_words(args)?;
         let extractor = of_frames(&checkpoint)?;
         let samples = |path: &PathBuf| Ok(audio::read(path, extractor.rate, Limits::default())?.samples.len());
-        let recordings = args.audio.iter().filter(|_| cards.is_some());
+        let recordings = args.audio.iter().filter(|_| on_cards);
         let seq_lens = lengths(recordings.map(samples).collect::<Result<Vec<_>>>()?);
         let shape = Shape { seq_lens, ..Shape::default() };
-        let executor = Executor::load(&place, &checkpoint, &described, shape)?;
+        let executor = Executor::load(&args.executor, &checkpoint, &described, shape, false)?;
         let engine = executor.name();
         (engine, Box::new(Labels::new(&checkpoint, extractor, executor.labeller(&described)?)?))
     };

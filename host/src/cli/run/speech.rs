@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Args, Opened};
 use crate::audio::{self, Limits, Waveform};
-use crate::cli::speech::{Executor, Place, language, lengths, of_frames, of_sentences};
+use crate::cli::speech::{Executor, language, lengths, of_frames, of_sentences};
 use crate::cli::talk;
 use crate::compile::Shape;
 use crate::speech::ctc::{self, Frames, Spelling};
@@ -30,7 +30,7 @@ pub(super) struct SpeechArgs {
 
 /// Refuses flags that are about text that is continued.
 fn check(args: &Args) -> Result<()> {
-    let plain = &args.sampling;
+    let plain = &args.wishes.sampling;
     let samples = [
         ("--temperature", plain.temperature.is_some()),
         ("--top-k", plain.top_k.is_some()),
@@ -38,7 +38,8 @@ fn check(args: &Args) -> Result<()> {
         ("--min-p", plain.min_p.is_some()),
         ("--repetition-penalty", plain.repetition_penalty.is_some()),
     ];
-    let others = [("--prompt", args.prompts.any()), ("--stop", !args.stop.is_empty()), ("--chat", args.chat)];
+    let others =
+        [("--prompt", args.prompts.any()), ("--stop", !args.wishes.stop.is_empty()), ("--chat", args.wishes.chat)];
     if let Some((flag, _)) = samples.iter().chain(&others).find(|(_, given)| *given) {
         bail!("{flag} is for models that continue text, and this task listens: leave it out");
     }
@@ -48,12 +49,6 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Where the flags say that the model is executed.
-fn place<'a>(opened: &Opened<'a>) -> Place<'a> {
-    let args = opened.args;
-    Place { engine: &args.engine, forms: &args.forms, cards: opened.cards, quiet: args.json }
-}
-
 fn read(path: &Path, rate: u32) -> Result<Waveform> {
     Ok(audio::read(path, rate, Limits::default())?)
 }
@@ -61,7 +56,7 @@ fn read(path: &Path, rate: u32) -> Result<Waveform> {
 /// One JSON document, or what was said, one recording a line.
 fn print(opened: &Opened<'_>, engine: &str, seconds: f64, outputs: Vec<serde_json::Value>) -> Result<()> {
     let total = opened.started.elapsed();
-    if opened.args.json {
+    if opened.args.wishes.json {
         let metrics = json!({
             "engine": engine,
             "total_seconds": total.as_secs_f64(),
@@ -89,7 +84,7 @@ pub(super) fn ctc(opened: Opened<'_>) -> Result<()> {
     let heard: Vec<_> = paths.map(|path| Ok((path, read(path, extractor.rate)?))).collect::<Result<_>>()?;
     let seq_lens = lengths(heard.iter().map(|(_, waveform)| waveform.samples.len()));
     let shape = Shape { seq_lens, prompt_len: None, ..args.shape() };
-    let executor = Executor::load(&place(&opened), checkpoint, described, shape)?;
+    let executor = Executor::load(&args.executor, checkpoint, described, shape, args.wishes.json)?;
     let engine = executor.name();
     let mut labeller = executor.labeller(described)?;
     let (mut outputs, mut seconds) = (vec![], 0.0);
@@ -107,7 +102,7 @@ pub(super) fn ctc(opened: Opened<'_>) -> Result<()> {
 /// One greedy pass over the beginning of each recording.
 pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
     check(opened.args)?;
-    let Opened { args, checkpoint, described, cards, .. } = &opened;
+    let Opened { args, checkpoint, described, on_cards, .. } = &opened;
     let (extractor, settings) = of_sentences(checkpoint)?;
     let wish =
         Wish { language: language(args.speech.language.as_deref()), task: None, timestamps: args.speech.timestamps };
@@ -115,8 +110,8 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
     let tokenizer = checkpoint.opt_tokenizer()?;
     // On cards a transcript is as long as what was compiled, and a call brings one token.
     let shape = Shape { prompt_len: None, ..args.shape() }.fitted(&described.model);
-    let context = if cards.is_some() { shape.ctx_len } else { args.ctx_len.map(u64::from) };
-    let executor = Executor::load(&place(&opened), checkpoint, described, shape)?;
+    let context = if *on_cards { shape.ctx_len } else { args.ctx_len.map(u64::from) };
+    let executor = Executor::load(&args.executor, checkpoint, described, shape, args.wishes.json)?;
     let engine = executor.name();
     let mut decoder = executor.decoder(described, &settings)?;
     let (mut outputs, mut seconds) = (vec![], 0.0);
@@ -139,7 +134,7 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
         let room = settings.positions.saturating_sub(tokens.len());
         // The last id is chosen, not written: it needs no position.
         let bound = context.map_or(room, |context| room.min((context as usize + 1).saturating_sub(tokens.len())));
-        let wanted = args.max_new_tokens.map(|n| n as usize);
+        let wanted = args.wishes.max_new_tokens.map(|n| n as usize);
         let default = settings.max_length.saturating_sub(tokens.len());
         let new = wanted.unwrap_or(default).min(bound);
         if let Some(wanted) = wanted.filter(|&wanted| new < wanted) {
@@ -148,8 +143,8 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
         let options = PassOptions {
             timestamps: args.speech.timestamps,
             max_new_tokens: new,
-            ignore_eos: args.ignore_eos,
-            keep_logits: args.logits,
+            ignore_eos: args.wishes.ignore_eos,
+            keep_logits: args.wishes.logits,
             temperature: 0.0,
             seed: 0,
         };
@@ -162,7 +157,7 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
             "generated_ids": done.ids,
             "finish": done.finish.name(),
         });
-        if args.logits {
+        if args.wishes.logits {
             output["step_logits"] = json!(done.logits);
         }
         outputs.push(output);

@@ -13,10 +13,8 @@ use qeff_plugin_api::graph::{Embedding, Model, Op, Role};
 use serde_json::json;
 
 use super::compile::args::{Numbers, numbers};
-use super::engines::EngineArgs;
-use super::forms::{self, FormArgs};
-use super::on_cards::{self, Cards};
-use super::{ModelArgs, talk};
+use super::executor::ExecutorArgs;
+use super::{ModelArgs, forms, on_cards, talk};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
@@ -66,13 +64,10 @@ impl Given {
 /// What a task asks for beside texts.
 pub(crate) struct Request<'a> {
     pub(crate) model: &'a ModelArgs,
-    pub(crate) engine: &'a EngineArgs,
-    pub(crate) forms: &'a FormArgs,
+    pub(crate) executor: &'a ExecutorArgs,
     pub(crate) texts: &'a TextArgs,
     /// Most texts in a call.
     pub(crate) rows: Option<u32>,
-    /// Where it runs, if not on the CPU.
-    pub(crate) cards: Option<Cards<'a>>,
     /// Whether anything but errors and warnings is to be said.
     pub(crate) quiet: bool,
 }
@@ -114,7 +109,8 @@ impl Opened {
 
     /// Loads the model and sends the texts through it.
     pub(crate) fn encode(self, request: &Request<'_>, given: &[Given], longest: Option<usize>) -> Result<Answer> {
-        let Request { engine, texts, quiet, .. } = *request;
+        let Request { executor, texts, quiet, .. } = *request;
+        let on_cards = executor.on_cards()?;
         talk::warnings(&self.described.warnings);
         if !quiet {
             talk::notes(&self.described.notes);
@@ -122,12 +118,12 @@ impl Opened {
         let needs_words = given.iter().any(|given| matches!(given, Given::Text(_)));
         let tokenizer = if needs_words { Some(self.checkpoint.tokenizer()?) } else { None };
         let mut longest = self.longest(texts, longest, tokenizer.as_ref())?;
-        let lengths = match (&texts.seq_len, request.cards) {
-            (Some(_), None) => bail!("--seq-len is about AI 100; on the CPU calls have the length that texts need"),
-            (Some(Numbers(lengths)), Some(_)) => lengths.clone(),
+        let lengths = match (&texts.seq_len, on_cards) {
+            (Some(_), false) => bail!("--seq-len is about AI 100; on the CPU calls have the length that texts need"),
+            (Some(Numbers(lengths)), true) => lengths.clone(),
             (None, _) => usual_lengths(longest),
         };
-        if request.cards.is_some() {
+        if on_cards {
             let most = lengths.iter().max().copied().unwrap_or(0);
             longest = longest.min(usize::try_from(most).unwrap_or(usize::MAX));
         }
@@ -135,19 +131,16 @@ impl Opened {
         check_ids(&framed, &self.described.model)?;
         let padding = padding(&self.checkpoint.config, tokenizer.as_ref())?;
         let started = self.started;
-        let (mut encoder, engine): (Encoder, &'static str) = match request.cards {
-            Some(cards) => {
+        let (mut encoder, engine): (Encoder, &'static str) = match on_cards {
+            true => {
                 // The reference's programs have no such input; one that is never anything but 0 costs nothing to leave out.
                 let segments = framed.iter().any(|text| text.segments.iter().any(|&kind| kind != 0));
                 let zeros: &[Role] = if segments { &[] } else { &[Role::Segments] };
-                (self.on_cards(request, cards, lengths, padding, zeros)?, "qaic")
+                (self.on_cards(request, lengths, padding, zeros)?, "qaic")
             }
-            None => {
+            false => {
                 let reach = framed.iter().map(|text| text.ids.len()).max().unwrap_or(1);
-                let selected = engine.select()?;
-                if !quiet {
-                    talk::say(&format!("engine: {}", selected.about));
-                }
+                let selected = executor.engine(quiet)?;
                 (self.on_cpu(request, &*selected.engine, reach, padding)?, selected.engine.name())
             }
         };
@@ -161,7 +154,7 @@ impl Opened {
 
     fn on_cpu(self, request: &Request<'_>, engine: &dyn Engine, longest: usize, padding: u32) -> Result<Encoder> {
         let rows = request.rows.map(|n| n as usize);
-        let options = CpuOptions { engine, longest, rows, padding, forms: request.forms.forms(Target::Cpu)? };
+        let options = CpuOptions { engine, longest, rows, padding, forms: request.executor.forms(Target::Cpu)? };
         let ready = ready::cpu(self.described.model, &self.checkpoint.weights, options)?;
         ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
         if !request.quiet {
@@ -170,20 +163,12 @@ impl Opened {
         Ok(ready.encoder)
     }
 
-    fn on_cards(
-        self,
-        request: &Request<'_>,
-        on: Cards<'_>,
-        lengths: Vec<u64>,
-        padding: u32,
-        zeros: &[Role],
-    ) -> Result<Encoder> {
+    fn on_cards(self, request: &Request<'_>, lengths: Vec<u64>, padding: u32, zeros: &[Role]) -> Result<Encoder> {
         let rows = u64::from(request.rows.unwrap_or(1));
         let pairs = lengths.iter().map(|&length| Ok([usize::try_from(rows)?, usize::try_from(length)?]));
         let shapes = Shapes::Compiled(pairs.collect::<Result<_>>()?);
         let shape = Shape { batch_size: Some(rows), seq_lens: lengths, ..Shape::default() };
-        let forms = request.forms.forms(Target::Aic)?;
-        let one = on_cards::one(on, forms, shape, self.described, &self.checkpoint, zeros)?;
+        let one = on_cards::one(request.executor, shape, self.described, &self.checkpoint, zeros)?;
         if !request.quiet {
             forms::say(&one.quantised);
         }
