@@ -6,6 +6,7 @@ mod golden_speech;
 pub mod cards;
 pub mod command;
 pub mod scratch;
+pub mod speech;
 
 use std::path::{Path, PathBuf};
 

@@ -3,23 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use qeff_core::lower::Target;
 use serde_json::json;
 
 use super::{Args, Opened};
-use crate::audio::{self, Extractor, Limits, Waveform};
-use crate::cli::speech::language;
-use crate::cli::{forms, on_cards, talk};
+use crate::audio::{self, Limits, Waveform};
+use crate::cli::speech::{Executor, language, lengths, of_frames, of_sentences};
+use crate::cli::talk;
 use crate::compile::Shape;
-use crate::prepare::{self, CpuPrograms};
-use crate::runtime::qaic::QaicProgram;
-use crate::speech::called::CalledDecoder;
-use crate::speech::cpu::CpuDecoder;
-use crate::speech::ctc::{self, Frames, Labeller, Spelling};
+use crate::speech::ctc::{self, Frames, Spelling};
 use crate::speech::listen::{PassOptions, pass};
 use crate::speech::prompt::{Prompt, Wish, likeliest_language};
-use crate::speech::transcribe::check_windows;
-use crate::speech::{Decoder, Settings};
 
 /// Flags of tasks that listen.
 #[derive(Debug, clap::Args)]
@@ -56,48 +49,8 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What executes a model that listens.
-enum Executor {
-    /// The CPU, by the name of its engine.
-    Cpu(&'static str, CpuPrograms),
-    /// A card.
-    Card(QaicProgram),
-}
-
-impl Executor {
-    /// Loads the programs of a model; for a card they are compiled for `shape`.
-    fn load(opened: &mut Opened<'_>, shape: Shape) -> Result<Self> {
-        let Opened { args, checkpoint, described, on_cards, .. } = opened;
-        talk::warnings(&described.warnings);
-        if !args.wishes.json {
-            talk::notes(&described.notes);
-        }
-        if *on_cards {
-            let made = on_cards::one(&args.executor, shape, described.clone(), checkpoint, &[])?;
-            if !args.wishes.json {
-                forms::say(&made.quantised);
-            }
-            return Ok(Executor::Card(on_cards::open_program(&made.qpc, &made.place, 1)?));
-        }
-        let forms = args.executor.forms(Target::Cpu)?;
-        let selected = args.executor.engine(args.wishes.json)?;
-        let ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
-        if !args.wishes.json {
-            forms::say(&ready.quantised);
-        }
-        Ok(Executor::Cpu(selected.engine.name(), ready))
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Executor::Cpu(name, _) => name,
-            Executor::Card(_) => "qaic",
-        }
-    }
-}
-
-fn read(path: &Path, extractor: &Extractor) -> Result<Waveform> {
-    Ok(audio::read(path, extractor.rate(), Limits::default())?)
+fn read(path: &Path, rate: u32) -> Result<Waveform> {
+    Ok(audio::read(path, rate, Limits::default())?)
 }
 
 /// One JSON document, or what was said, one recording a line.
@@ -121,32 +74,19 @@ fn print(opened: &Opened<'_>, engine: &str, seconds: f64, outputs: Vec<serde_jso
 }
 
 /// Labels each frame of the recordings.
-pub(super) fn ctc(mut opened: Opened<'_>) -> Result<()> {
+pub(super) fn ctc(opened: Opened<'_>) -> Result<()> {
     check(opened.args)?;
-    let Extractor::Samples(extractor) = Extractor::open(&opened.checkpoint.dir)? else {
-        bail!("preprocessor_config.json: `feature_extractor_type`: expected Wav2Vec2FeatureExtractor for this model");
-    };
-    let frames = Frames::read(&opened.checkpoint.config.to_text())?;
-    let spelling = Spelling::open(&opened.checkpoint)?;
-    let heard: Vec<_> = opened
-        .args
-        .speech
-        .audio
-        .iter()
-        .map(|path| Ok((path, read(path, &Extractor::Samples(extractor))?)))
-        .collect::<Result<_>>()?;
-    // Padding would change what is heard, so a card gets a shape for each length.
-    let mut lengths: Vec<u64> = heard.iter().map(|(_, waveform)| waveform.samples.len() as u64).collect();
-    lengths.sort_unstable();
-    lengths.dedup();
-    let shape = Shape { seq_lens: lengths, prompt_len: None, ..opened.args.shape() };
-    let executor = Executor::load(&mut opened, shape)?;
+    let Opened { args, checkpoint, described, .. } = &opened;
+    let extractor = of_frames(checkpoint)?;
+    let frames = Frames::read(&checkpoint.config.to_text())?;
+    let spelling = Spelling::open(checkpoint)?;
+    let paths = args.speech.audio.iter();
+    let heard: Vec<_> = paths.map(|path| Ok((path, read(path, extractor.rate)?))).collect::<Result<_>>()?;
+    let seq_lens = lengths(heard.iter().map(|(_, waveform)| waveform.samples.len()));
+    let shape = Shape { seq_lens, prompt_len: None, ..args.shape() };
+    let executor = Executor::load(&args.executor, checkpoint, described, shape, args.wishes.json)?;
     let engine = executor.name();
-    let described = prepare::main_program(&opened.described.model)?;
-    let mut labeller = match executor {
-        Executor::Cpu(_, mut ready) => Labeller::new(ready.take(&described.name)?, described)?,
-        Executor::Card(program) => Labeller::new(program, described)?,
-    };
+    let mut labeller = executor.labeller(described)?;
     let (mut outputs, mut seconds) = (vec![], 0.0);
     for (path, waveform) in heard {
         let logits = frames.label(&mut labeller, &extractor, &waveform).with_context(|| path.display().to_string())?;
@@ -160,34 +100,23 @@ pub(super) fn ctc(mut opened: Opened<'_>) -> Result<()> {
 }
 
 /// One greedy pass over the beginning of each recording.
-pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
+pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
     check(opened.args)?;
-    let Opened { args, checkpoint, .. } = &opened;
-    let args = *args;
-    let Extractor::LogMel(extractor) = Extractor::open(&checkpoint.dir)? else {
-        bail!("preprocessor_config.json: `feature_extractor_type`: expected WhisperFeatureExtractor for this model");
-    };
-    let settings = Settings::open(checkpoint)?;
-    check_windows(&extractor, &settings)?;
+    let Opened { args, checkpoint, described, on_cards, .. } = &opened;
+    let (extractor, settings) = of_sentences(checkpoint)?;
     let wish =
         Wish { language: language(args.speech.language.as_deref()), task: None, timestamps: args.speech.timestamps };
     let prompt = Prompt::new(&settings, &wish)?;
     let tokenizer = checkpoint.opt_tokenizer()?;
     // On cards a transcript is as long as what was compiled, and a call brings one token.
-    let shape = Shape { prompt_len: None, ..args.shape() }.fitted(&opened.described.model);
-    let context = if opened.on_cards { shape.ctx_len } else { args.ctx_len.map(u64::from) };
-    let executor = Executor::load(&mut opened, shape)?;
+    let shape = Shape { prompt_len: None, ..args.shape() }.fitted(&described.model);
+    let context = if *on_cards { shape.ctx_len } else { args.ctx_len.map(u64::from) };
+    let executor = Executor::load(&args.executor, checkpoint, described, shape, args.wishes.json)?;
     let engine = executor.name();
-    let mut decoder: Box<dyn Decoder> = match executor {
-        Executor::Cpu(_, mut ready) => Box::new(CpuDecoder::new(&mut ready, settings.positions)?),
-        Executor::Card(program) => {
-            let described = prepare::main_program(&opened.described.model)?;
-            Box::new(CalledDecoder::new(Box::new(program), described, settings.mels)?)
-        }
-    };
+    let mut decoder = executor.decoder(described, &settings)?;
     let (mut outputs, mut seconds) = (vec![], 0.0);
     for path in &args.speech.audio {
-        let waveform = read(path, &Extractor::LogMel(extractor.clone()))?;
+        let waveform = read(path, extractor.rate)?;
         if waveform.samples.len() > extractor.samples {
             let window = extractor.samples as f64 / f64::from(extractor.rate);
             talk::warn(&format!(

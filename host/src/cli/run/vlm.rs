@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
 
 use super::answer::{Ready, answer, tokenizer_if_sound};
@@ -30,12 +30,19 @@ pub(super) struct ImageArgs {
     /// the images of --image in order, or those of their `path`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompts_txt_file_path", "prompt_ids", "chat", "system"])]
     pub(super) messages: Option<PathBuf>,
+    /// On AI 100, one program that looks at the prompt's image with every call, instead of a vision and a language program.
+    #[arg(long)]
+    pub(super) single_qpc: bool,
 }
 
 impl ImageArgs {
     /// The first flag that was given.
     pub(super) fn first_given(&self) -> Option<&'static str> {
-        let given = [("--image", !self.image.is_empty()), ("--messages", self.messages.is_some())];
+        let given = [
+            ("--image", !self.image.is_empty()),
+            ("--messages", self.messages.is_some()),
+            ("--single-qpc", self.single_qpc),
+        ];
         given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
 }
@@ -58,6 +65,9 @@ impl Question {
 /// Answers about images.
 pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     let Opened { args, started, checkpoint, described, on_cards } = opened;
+    if args.images.single_qpc && !on_cards {
+        bail!("--single-qpc is about AI 100, and this is on the CPU: add --device-group or --sdk, or leave it out");
+    }
     let asked = if args.images.messages.is_none() { args.prompts.prompts()? } else { vec![] };
     let needs_text = !args.wishes.stop.is_empty()
         || asked.is_empty()

@@ -173,7 +173,7 @@ impl Opened {
             forms::say(&one.quantised);
         }
         let program = on_cards::open_program(&one.qpc, &one.place, 1)?;
-        Encoder::new(&one.model, Box::new(program), shapes, padding)
+        Ok(Encoder::new(&one.model, Box::new(program), shapes, padding)?.without(zeros))
     }
 }
 
