@@ -27,7 +27,6 @@ impl Architecture for MpNet {
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
         let mut c = Encoder::read(config, &FIELDS)?;
         c.number_from(config, PADDING)?;
-        distance::check_positions(config, c.positions)?;
         let rows = config.count_or("relative_attention_num_buckets", BUCKETS)?;
         if rows < BUCKETS {
             let expected = format!("{BUCKETS} or more: transformers uses {BUCKETS} of them whatever stands here");
