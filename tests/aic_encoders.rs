@@ -81,7 +81,7 @@ fn interfaces_are_the_references() {
             };
             ports.as_array().unwrap().iter().take(count).map(one).collect()
         };
-        let expected = [recorded(&golden["inputs"], 2), recorded(&golden["outputs"], 1)];
+        let expected = [recorded(&golden["inputs"], usize::MAX), recorded(&golden["outputs"], 1)];
         assert_eq!(interface(lowered, &hidden).unwrap(), expected, "{}", golden["case"]);
         assert_eq!(lowered.functions.len() as u64, golden["functions"].as_u64().unwrap());
         assert_eq!(lowered.opset_import[0].version, golden["opset_import"][""].as_i64().unwrap());

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use qeff::cards::{Cards, check as check_calls, several};
+use qeff::cards::{Cards, LIBRARY, check as check_calls, several};
 use qeff::command::Command;
 use qeff::{Case, cases, fixture};
 use qeff_standin::SimConfig;
@@ -15,8 +15,6 @@ use qeff_standin::header::Properties;
 use qeff_standin::qpc::image::Image;
 use qeff_standin::qpc::network::Network;
 
-/// The library within an SDK.
-const LIBRARY: &str = "dev/lib/x86_64/libQAic.so";
 /// Largest difference of logits, relative to the largest: keys and values are rounded to eleven bits.
 const F16: f32 = 5e-3;
 /// The same where weights are rounded, too.
@@ -25,12 +23,7 @@ const HALF: f32 = 1e-2;
 const MXINT8: f32 = 0.1;
 
 fn standin(config: &SimConfig) -> Cards {
-    let cards = Cards::new(env!("CARGO_BIN_EXE_qeff-standin-under-test"), config);
-    // A process has a library once, by what is stored where; tests that share a process need one each.
-    let (library, copy) = (cards.root().join(LIBRARY), cards.root().join("copy"));
-    std::fs::copy(&library, &copy).expect("a copy");
-    std::fs::rename(&copy, &library).expect("a copy");
-    cards
+    Cards::new(env!("CARGO_BIN_EXE_qeff-standin-under-test"), config).with_own_library()
 }
 
 /// Compiles a checkpoint and returns its `programqpc.bin`.

@@ -46,6 +46,17 @@ fn llava_next() -> Result<()> {
     })
 }
 
+/// A recording that is added gets a test.
+#[test]
+fn every_golden_is_compared() -> Result<()> {
+    let entries = std::fs::read_dir(root().join("tests/goldens/programs"))?;
+    let mut names =
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<Vec<_>>>()?;
+    names.sort();
+    assert_eq!(names, ["llava+dual.json", "llava+single.json", "llava_next+dual.json"]);
+    Ok(())
+}
+
 fn golden(case: &str) -> Result<Json> {
     let path = root().join(format!("tests/goldens/programs/{case}.json"));
     Ok(serde_json::from_str(&std::fs::read_to_string(path)?)?)

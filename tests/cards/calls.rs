@@ -20,7 +20,7 @@ fn compiled(cards: &Cards, words: &str) -> PathBuf {
     PathBuf::from(command.succeeds().stdout.trim_end())
 }
 
-fn open(sdk: &Path, qpc: &Path, card: i32) -> Result<QaicProgram, QaicError> {
+pub(crate) fn open(sdk: &Path, qpc: &Path, card: i32) -> Result<QaicProgram, QaicError> {
     let timeout = Duration::from_secs(2);
     let options = OpenOptions { cards: vec![card], timeout, executions: EXECUTIONS };
     QaicProgram::open(&Installed::open(&locate(Some(sdk)))?, qpc, &options)

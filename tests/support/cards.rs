@@ -7,6 +7,9 @@ use qeff_standin::{Built, Root, sim_root};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
+/// The library within an SDK.
+pub const LIBRARY: &str = "dev/lib/x86_64/libQAic.so";
+
 /// A laid-out SDK, and a home for artifacts.
 #[derive(Debug)]
 pub struct Cards {
@@ -21,6 +24,15 @@ impl Cards {
         let built = Built::with_tool(Path::new(tool)).expect("the stand-in is built");
         let root = sim_root(&dir.path().join("sdk"), config, &built).expect("an SDK");
         Cards { dir, root }
+    }
+
+    /// The same with a library of its own: a process has a library once, by what is stored where, so tests that open several
+    /// SDKs in a process need one for each.
+    pub fn with_own_library(self) -> Self {
+        let (library, copy) = (self.root().join(LIBRARY), self.root().join("copy"));
+        std::fs::copy(&library, &copy).expect("a copy");
+        std::fs::rename(&copy, &library).expect("a copy");
+        self
     }
 
     /// Its root.

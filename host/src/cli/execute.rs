@@ -7,16 +7,15 @@ use anyhow::{Result, bail};
 use qeff_core::lower::Quantised;
 
 use super::compile::args::{Numbers, numbers};
-use super::on_cards::{self, DeviceArgs, Place};
+use super::executor::DeviceArgs;
+use super::on_cards::{self, Place};
 use super::prompts::PromptArgs;
-use super::run::SamplingArgs;
-use super::run::answer::{Asked, Chat, Ready, Wishes, answer, encode};
+use super::run::answer::{Asked, Ready, answer, encode};
+use super::run::wishes::WishArgs;
 use super::talk;
 use crate::checkpoint::Checkpoint;
-use crate::generate::Options;
 use crate::qpc::{FoundQpc, KnownBy};
 use crate::runtime::Session as _;
-use crate::text::StopStrings;
 
 /// Flags of `execute`.
 #[derive(Debug, clap::Args)]
@@ -29,26 +28,8 @@ pub(crate) struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     prompts: PromptArgs,
-    /// Most tokens to generate for each prompt [default: what the context leaves].
-    #[arg(long, value_name = "N", visible_alias = "generation-len", value_parser = clap::value_parser!(u32).range(1..))]
-    max_new_tokens: Option<u32>,
-    /// Do not stop at the model's end-of-sequence ids.
-    #[arg(long)]
-    ignore_eos: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    /// End the answer before this text; may be repeated.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    stop: Vec<String>,
-    /// Treat each prompt as a user's turn, by the checkpoint's chat template.
-    #[arg(long, conflicts_with = "prompt_ids")]
-    chat: bool,
-    /// The system's turn before each prompt.
-    #[arg(long, value_name = "TEXT", requires = "chat", conflicts_with = "prompt_ids", allow_hyphen_values = true)]
-    system: Option<String>,
-    /// A chat template instead of the checkpoint's.
-    #[arg(long, value_name = "FILE", requires = "chat", conflicts_with = "prompt_ids")]
-    chat_template: Option<PathBuf>,
+    wishes: WishArgs,
     /// Cards by number, e.g. 0,1 [default: some that have room].
     #[arg(long, value_name = "IDS", value_parser = numbers, help_heading = "AI 100")]
     device_group: Option<Numbers>,
@@ -63,27 +44,19 @@ pub(crate) struct Args {
     sdk: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    json: bool,
-    /// Add the raw logits of every step to the JSON document.
-    #[arg(long, requires = "json")]
-    logits: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     let prompts = args.prompts.prompts()?;
-    let sampling = args.sampling.sampling()?;
-    StopStrings::new(args.stop.clone())?;
+    args.wishes.check()?;
 
     let found = FoundQpc::open(&args.qpc_path)?;
     check(args, &found)?;
     let checkpoint = args.model.as_deref().map(Checkpoint::open).transpose()?;
-    let chat = Chat { is_on: args.chat, system: args.system.as_deref(), template: args.chat_template.as_deref() };
-    let Asked { prompts, tokenizer } = encode(&prompts, chat, &args.stop, checkpoint.as_ref())?;
+    let Asked { prompts, tokenizer } = encode(&prompts, args.wishes.chat(), &args.wishes.stop, checkpoint.as_ref())?;
     let place = Place::new(args.device_group.as_ref(), args.sdk.as_deref(), &args.device)?;
-    if !args.json {
+    if !args.wishes.json {
         let devices = found.qpc.devices();
         let cards = if devices == 1 { "1 card".into() } else { format!("{devices} cards") };
         talk::say(&format!(
@@ -102,13 +75,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             session.context()
         ));
     }
-    let requests = on_cards::requests(&prompts, args.max_new_tokens, session.context())?;
-    let eos = match &checkpoint {
-        Some(checkpoint) if !args.ignore_eos => checkpoint.eos().to_vec(),
-        _ => vec![],
-    };
-    let options = Options { sampling, eos, chunk: session.chunk(), keep_logits: args.logits };
-    let wishes = Wishes { options, tokenizer: tokenizer.as_ref(), stop: &args.stop, json: args.json };
+    let requests = on_cards::requests(&prompts, args.wishes.max_new_tokens, session.context())?;
+    let options = args.wishes.options(checkpoint.as_ref(), session.chunk())?;
+    let wishes = args.wishes.wishes(options, tokenizer.as_ref());
     let (loaded, quantised) = (started.elapsed(), &Quantised::default());
     answer(wishes, &requests, Ready { session: &mut session, engine: "qaic", started, loaded, quantised })
 }

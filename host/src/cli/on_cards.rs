@@ -7,40 +7,20 @@ use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::{self, Quantised, Target};
 use qeff_plugin_api::graph::{Model, Role};
 
-use super::compile::args::{CardArgs, Found, Numbers, stores};
+use super::compile::args::{Found, Numbers, stores};
 use super::compile::{DEFAULT_BUDGET, jobs, make, prepare_for_cards};
+use super::executor::{DeviceArgs, ExecutorArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
-use crate::compile::Shape;
 use crate::compile::sdk::cards;
+use crate::compile::{Program, Shape};
 use crate::describe::Described;
-use crate::forms::WeightForms;
 use crate::generate::Request;
 use crate::qpc::{Making, Source};
 use crate::runtime::qaic::locate::{Located, locate};
-use crate::runtime::qaic::program::{DEFAULT_TIMEOUT, Installed, read};
+use crate::runtime::qaic::program::{Installed, read};
 use crate::runtime::qaic::session::EXECUTIONS;
 use crate::runtime::qaic::{Free, OpenOptions, QaicProgram, QaicSession, placement};
-
-/// Flags about cards at run time.
-#[derive(Debug, Clone, Copy, clap::Args)]
-#[command(next_help_heading = "AI 100")]
-pub(crate) struct DeviceArgs {
-    /// Give up a call that a card does not answer within this time [default: 60].
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    device_timeout: Option<u64>,
-}
-
-impl DeviceArgs {
-    /// Whether one of these flags was given.
-    pub(crate) fn is_given(&self) -> bool {
-        self.device_timeout.is_some()
-    }
-
-    fn timeout(&self) -> Duration {
-        self.device_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs)
-    }
-}
 
 /// Where a program is to run.
 #[derive(Debug, Clone)]
@@ -108,19 +88,19 @@ pub(crate) fn open(qpc: &Path, place: &Place, context: Option<usize>) -> Result<
     Ok(session)
 }
 
-/// What was compiled for a run.
-pub(crate) struct Compiled {
-    /// Folder of the decoder's QPC.
-    pub(crate) qpc: PathBuf,
-    /// Where it is to run.
+/// A model's programs, compiled.
+pub(crate) struct Built {
+    /// Folders of the QPCs, one for each program, in the model's order.
+    pub(crate) qpcs: Vec<PathBuf>,
+    /// Where they are to run.
     pub(crate) place: Place,
-    /// Positions of a sequence.
-    pub(crate) context: usize,
+    /// The model as passes left it.
+    pub(crate) model: Model,
     /// What became of weights that are stored quantised.
     pub(crate) quantised: Quantised,
 }
 
-/// The one program of a model, compiled.
+/// A model of one program, compiled.
 pub(crate) struct One {
     /// Folder of its QPC.
     pub(crate) qpc: PathBuf,
@@ -132,48 +112,64 @@ pub(crate) struct One {
     pub(crate) quantised: Quantised,
 }
 
-/// Compiles a model of one program for these sizes, or finds it. The program does not have inputs of the roles `zeros`.
-pub(crate) fn one(
-    cards: &CardArgs,
-    device: &DeviceArgs,
-    forms: WeightForms,
+/// Compiles the programs of a model for these sizes, or finds them. `resize` gives programs, by name, sizes of their own.
+pub(crate) fn build(
+    executor: &ExecutorArgs,
     shape: Shape,
     mut described: Described,
     checkpoint: &Checkpoint,
-    zeros: &[Role],
-) -> Result<One> {
+    how: lower::Options<'_>,
+    resize: impl FnOnce(&mut [(&str, &mut Program)]),
+) -> Result<Built> {
+    let ExecutorArgs { cards, device, .. } = executor;
     let place = Place::new(cards.device_group.as_ref(), cards.sdk.as_deref(), device)?;
+    let forms = executor.forms(Target::Aic)?;
     let found: Found = cards.find()?;
     let options = cards.options(shape, &found.cards, &[])?;
     let stores = stores(None)?;
     let (quantised, _) = forms.quantised(&mut described.model, &checkpoint.weights)?;
     let facets = forms.facets(&quantised);
-    let how = lower::Options { zeros, ..Target::Aic.into() };
     let prepared = prepare_for_cards(described, &facets, &options.shape, how)?;
-    let programs = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
-    let jobs = jobs(programs, &options, &found.toolchain, &stores, &stores.digests())?;
-    let [job] = jobs.as_slice() else {
-        bail!("the model has {} programs; this task on cards takes one", jobs.len());
-    };
+    let mut sources = Source::of_model(&prepared, &facets, &checkpoint.weights)?;
+    let names = prepared.model.programs.iter().map(|program| program.name.as_str());
+    let mut named: Vec<_> = names.zip(sources.iter_mut().map(|(program, _)| program)).collect();
+    resize(&mut named);
+    let jobs = jobs(sources, &options, &found.toolchain, &stores, &stores.digests())?;
     let making = Making { timeout: cards.timeout(), memory_budget: DEFAULT_BUDGET as usize * 1_000_000, force: false };
-    let qpc = make(job, making, &found.cards)?.dir.join("qpc");
-    Ok(One { qpc, place, quantised: prepared.quantised(), model: prepared.model })
+    let folder = |job| Ok(make(job, making, &found.cards)?.dir.join("qpc"));
+    let qpcs = jobs.iter().map(folder).collect::<Result<_>>()?;
+    Ok(Built { qpcs, place, quantised: prepared.quantised(), model: prepared.model })
 }
 
-/// Compiles what a request with these prompts needs, or finds it.
+/// Compiles a model of one program for these sizes, or finds it. The program does not have inputs of the roles `zeros`.
+pub(crate) fn one(
+    executor: &ExecutorArgs,
+    shape: Shape,
+    described: Described,
+    checkpoint: &Checkpoint,
+    zeros: &[Role],
+) -> Result<One> {
+    let count = described.model.programs.len();
+    if count != 1 {
+        bail!("the model has {count} programs; this task on cards takes one");
+    }
+    let how = lower::Options { zeros, ..Target::Aic.into() };
+    let Built { qpcs, place, model, quantised } = build(executor, shape, described, checkpoint, how, |_| ())?;
+    let qpc = qpcs.into_iter().next().context("nothing was compiled")?;
+    Ok(One { qpc, place, model, quantised })
+}
+
+/// Compiles what a request with these prompts needs, or finds it. Its context is as `shape` says.
 pub(crate) fn prepare(
-    cards: &CardArgs,
-    device: &DeviceArgs,
-    forms: WeightForms,
+    executor: &ExecutorArgs,
     shape: Shape,
     described: Described,
     checkpoint: &Checkpoint,
     prompts: &[Vec<u32>],
-) -> Result<Compiled> {
+) -> Result<(One, usize)> {
     let context = usize::try_from(shape.positions()).context("--ctx-len is too large")?;
     check_fit(prompts, context)?;
-    let One { qpc, place, quantised, .. } = one(cards, device, forms, shape, described, checkpoint, &[])?;
-    Ok(Compiled { qpc, place, context, quantised })
+    Ok((one(executor, shape, described, checkpoint, &[])?, context))
 }
 
 fn check_fit(prompts: &[Vec<u32>], context: usize) -> Result<()> {

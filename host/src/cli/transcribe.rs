@@ -5,26 +5,23 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use fs_err as fs;
-use qeff_core::lower::Target;
 use qeff_plugin_api::graph::Task;
 use serde_json::{Value as Json, json};
 
 use super::ModelArgs;
-use super::engines::EngineArgs;
-use super::forms::{self, FormArgs};
-use super::speech::language;
+use super::executor::ExecutorArgs;
+use super::speech::{Executor, language, lengths, of_frames, of_sentences};
 use super::talk;
 use crate::audio::extractor::Samples;
-use crate::audio::{self, Extractor, Limits, LogMel, Waveform};
+use crate::audio::{self, Limits, LogMel, Waveform};
 use crate::checkpoint::Checkpoint;
-use crate::prepare;
-use crate::speech::cpu::CpuDecoder;
+use crate::compile::Shape;
 use crate::speech::ctc::{self, Frames, Labeller, Spelling};
 use crate::speech::listen::Fallback;
 use crate::speech::prompt::Wish;
 use crate::speech::subtitles::{self, Form, Line};
-use crate::speech::transcribe::{Options, check_windows, features};
-use crate::speech::{Settings, SpeechTask, transcribe};
+use crate::speech::transcribe::{Options, features};
+use crate::speech::{Decoder, Settings, SpeechTask, transcribe};
 use crate::text::Tokenizer;
 
 /// Forms of what is printed.
@@ -105,9 +102,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
-    forms: FormArgs,
-    #[command(flatten)]
-    engine: EngineArgs,
+    executor: ExecutorArgs,
 }
 
 impl Args {
@@ -139,35 +134,34 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if subtitles && args.audio.len() > 1 && args.output.is_none() {
         bail!("subtitles of several recordings are several files: give a folder with --output");
     }
+    let on_cards = args.executor.on_cards()?;
     let (checkpoint, described) = args.model.describe()?;
-    talk::warnings(&described.warnings);
     let task = described.model.task;
     if !matches!(task, Task::SpeechToText | Task::Ctc) {
         bail!("this model is for {}, not for speech: `run` does what models are for", task.name());
     }
-    let extractor = Extractor::open(&checkpoint.dir)?;
-    let forms = args.forms.forms(Target::Cpu)?;
-    let selected = args.engine.select()?;
-    talk::say(&format!("engine: {}", selected.about));
-    let mut ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
-    forms::say(&ready.quantised);
-    let listener: Box<dyn Listener> = match (task, extractor) {
-        (Task::SpeechToText, Extractor::LogMel(extractor)) => {
-            let settings = Settings::open(&checkpoint)?;
-            check_windows(&extractor, &settings)?;
-            let decoder = CpuDecoder::new(&mut ready, settings.positions)?;
-            let tokenizer = checkpoint.tokenizer()?;
-            let options = options(args, &tokenizer, fallback, subtitles)?;
-            Box::new(Whisper { extractor, settings, decoder, tokenizer, options })
-        }
-        (Task::Ctc, Extractor::Samples(extractor)) => {
-            let described = prepare::main_program(&described.model)?;
-            let labeller = Labeller::new(ready.take(&described.name)?, described)?;
-            Box::new(Labels::new(args, &checkpoint, extractor, labeller)?)
-        }
-        _ => bail!("preprocessor_config.json: `feature_extractor_type` is not the one that this model goes with"),
+    let (engine, listener): (_, Box<dyn Listener>) = if task == Task::SpeechToText {
+        let (extractor, settings) = of_sentences(&checkpoint)?;
+        let tokenizer = checkpoint.tokenizer()?;
+        let options = options(args, &tokenizer, fallback, subtitles)?;
+        // Cards have room for the longest transcript of a window: a fallback or a text that goes before may need it.
+        let shape = Shape { ctx_len: Some(settings.max_length as u64), ..Shape::default() };
+        let executor = Executor::load(&args.executor, &checkpoint, &described, shape, false)?;
+        let engine = executor.name();
+        let decoder = executor.decoder(&described, &settings)?;
+        (engine, Box::new(Whisper { extractor, settings, decoder, tokenizer, options }))
+    } else {
+        refuse_words(args)?;
+        let extractor = of_frames(&checkpoint)?;
+        let samples = |path: &PathBuf| Ok(audio::read(path, extractor.rate, Limits::default())?.samples.len());
+        let recordings = args.audio.iter().filter(|_| on_cards);
+        let seq_lens = lengths(recordings.map(samples).collect::<Result<Vec<_>>>()?);
+        let shape = Shape { seq_lens, ..Shape::default() };
+        let executor = Executor::load(&args.executor, &checkpoint, &described, shape, false)?;
+        let engine = executor.name();
+        (engine, Box::new(Labels::new(&checkpoint, extractor, executor.labeller(&described)?)?))
     };
-    transcribe_all(args, listener, &selected, started)
+    transcribe_all(args, listener, engine, started)
 }
 
 fn options(args: &Args, tokenizer: &Tokenizer, fallback: Fallback, subtitles: bool) -> Result<Options> {
@@ -190,12 +184,7 @@ fn options(args: &Args, tokenizer: &Tokenizer, fallback: Fallback, subtitles: bo
     })
 }
 
-fn transcribe_all(
-    args: &Args,
-    mut listener: Box<dyn Listener>,
-    selected: &crate::engines::Selected,
-    started: Instant,
-) -> Result<()> {
+fn transcribe_all(args: &Args, mut listener: Box<dyn Listener>, engine: &'static str, started: Instant) -> Result<()> {
     if let Some(folder) = &args.output {
         fs::create_dir_all(folder)?;
     }
@@ -227,7 +216,7 @@ fn transcribe_all(
     let total = started.elapsed();
     if args.output.is_none() && args.format() == Output::Json {
         let metrics = json!({
-            "engine": selected.engine.name(),
+            "engine": engine,
             "load_seconds": loaded.as_secs_f64(),
             "total_seconds": total.as_secs_f64(),
             "audio_seconds": seconds,
@@ -310,7 +299,7 @@ trait Listener {
 struct Whisper {
     extractor: LogMel,
     settings: Settings,
-    decoder: CpuDecoder,
+    decoder: Box<dyn Decoder>,
     tokenizer: Tokenizer,
     options: Options,
 }
@@ -324,7 +313,7 @@ impl Listener for Whisper {
         let features = features(&self.extractor, waveform);
         let seconds = self.extractor.hop as f64 / f64::from(self.extractor.rate);
         let told = &mut |frames: usize| progress((frames as f64 * seconds).min(waveform.seconds()));
-        let transcript = transcribe(&mut self.decoder, &self.settings, &features, &self.options, told)?;
+        let transcript = transcribe(&mut *self.decoder, &self.settings, &features, &self.options, told)?;
         let (mut lines, mut details) = (vec![], vec![]);
         for (segment, window) in transcript.segments {
             let spoken: Vec<u32> = segment.tokens.iter().copied().filter(|&id| self.settings.is_text(id)).collect();
@@ -357,18 +346,25 @@ const PAUSE: f64 = 0.6;
 /// Seconds that a line of labels lasts at most.
 const LINE: f64 = 7.0;
 
-impl Labels {
-    fn new(args: &Args, checkpoint: &Checkpoint, extractor: Samples, labeller: Labeller) -> Result<Self> {
-        let unfit = [
-            ("--language", args.language.is_some()),
-            ("--task", args.task.is_some()),
-            ("--initial-prompt", args.initial_prompt.is_some()),
-            ("--condition-on-prev-tokens", args.condition_on_prev_tokens),
-            ("--max-new-tokens", args.max_new_tokens.is_some()),
-        ];
-        if let Some((flag, _)) = unfit.iter().find(|(_, given)| *given) {
-            bail!("{flag} is for models that write sentences, and this one labels frames: leave it out");
+/// Refuses flags that are about sentences.
+fn refuse_words(args: &Args) -> Result<()> {
+    let unfit = [
+        ("--language", args.language.is_some()),
+        ("--task", args.task.is_some()),
+        ("--initial-prompt", args.initial_prompt.is_some()),
+        ("--condition-on-prev-tokens", args.condition_on_prev_tokens),
+        ("--max-new-tokens", args.max_new_tokens.is_some()),
+    ];
+    match unfit.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            bail!("{flag} is for models that write sentences, and this one labels frames: leave it out")
         }
+        None => Ok(()),
+    }
+}
+
+impl Labels {
+    fn new(checkpoint: &Checkpoint, extractor: Samples, labeller: Labeller) -> Result<Self> {
         let spelling = Spelling::open(checkpoint)?
             .with_context(|| format!("{} has no vocab.json, so labels cannot be spelled", checkpoint.dir.display()))?;
         Ok(Labels { extractor, frames: Frames::read(&checkpoint.config.to_text())?, spelling, labeller })

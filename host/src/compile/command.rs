@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::sdk::{Compiler, Tool};
-use super::{Kind, Options, Partition, Program};
+use super::{Kind, Options, Partition, Precision, Program};
 
 /// An argument, and why it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,8 @@ pub(super) fn qaic(program: &Program, options: &Options, compiler: &Compiler, na
     }
     let keeps_state = matches!(kind, Kind::Decoder | Kind::EncoderDecoder);
     command.flag(keeps_state, "-retained-state", "states stay on the device");
-    command.flag(!is_bf16(program), "-convert-to-fp16", "the graph computes in f32 or f16, the card in f16");
+    let rounds = options.precision == Precision::F16 && !is_bf16(program);
+    command.flag(rounds, "-convert-to-fp16", "the graph computes in f32 or f16, the card in f16");
     // Vision encoders lose too much by it, says the reference.
     command.flag(options.mxfp6_matmul && kind != Kind::Vision, "-mxfp6-matmul", "--mxfp6-matmul");
     command.add(format!("-aic-num-cores={}", options.num_cores), options.num_cores_by);
@@ -132,8 +133,8 @@ const OURS: &[(&str, &str)] = &[
     ("allow-mxint8-mdp-io", "--allow-mxint8-mdp-io"),
     ("batchsize", "--batch-size"),
     ("compile-only", "nothing: it is set where it is needed"),
-    ("convert-to-fp16", "nothing: it follows from the graph"),
-    ("custom-IO-list-file", "--mxint8-kv-cache"),
+    ("convert-to-fp16", "--precision"),
+    ("custom-IO-list-file", "--precision or --mxint8-kv-cache"),
     ("m", "--model or --onnx-path"),
     ("mdp-load-partition-config", "--mdp-load-partition-config"),
     ("model", "--model or --onnx-path"),
@@ -192,6 +193,7 @@ mod tests {
         for (flags, part) in [
             (&["-mos=1"][..], "use --mos"),
             (&["-Custom-IO-List-File=x"], "--mxint8-kv-cache"),
+            (&["-convert-to-fp16"], "--precision"),
             (&["-x=1", "-x=2"], "twice"),
             (&["--x"], "one dash: -x"),
             (&["x"], "expected flags"),

@@ -1,12 +1,12 @@
 //! Custom I/O: which inputs and outputs are stored in another type than the graph's.
 //!
 //! Only what stays on the device or is large matters: states, and the images or sounds of an encoder. Everything else
-//! keeps the type of the file.
+//! keeps the type of the file, and all of it does in a program that computes in f32.
 
 use anyhow::{Result, bail};
 use qeff_plugin_api::DType;
 
-use super::{Interface, Kind, Options, Port};
+use super::{Interface, Kind, Options, Port, Precision};
 
 /// An entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,16 +28,21 @@ pub(super) fn list(interface: &Interface, options: &Options) -> Result<Vec<Entry
     }
     let mut entries = vec![];
     let mut add = |port: &Port, precision| entries.push(Entry { name: port.name.clone(), precision });
+    let rounds = options.precision == Precision::F16;
     // What an encoder reads comes from the host in full.
-    for input in interface.inputs.iter().filter(|input| is_encoder_input(kind, input)) {
+    for input in interface.inputs.iter().filter(|input| rounds && is_encoder_input(kind, input)) {
         add(input, float(input));
     }
     for state in interface.states().filter(|state| state.input.is_float()) {
-        let precision = if options.mxint8_kv_cache && state.is_kv() { "mxint8" } else { float(state.input) };
+        let precision = match state {
+            state if options.mxint8_kv_cache && state.is_kv() => "mxint8",
+            _ if rounds => float(state.input),
+            _ => continue,
+        };
         add(state.input, precision);
         add(state.output, precision);
     }
-    if kind == Kind::Vision {
+    if rounds && kind == Kind::Vision {
         interface.outputs.iter().filter(|output| output.is_float()).for_each(|output| add(output, float(output)));
     }
     Ok(entries)

@@ -61,7 +61,7 @@ pub fn fit(interface: &Interface, weights: &Weights, specializations: &[Speciali
     let matrices = if options.mxfp6_matmul {
         (weights.matrix_elements / 32).saturating_mul(25)
     } else {
-        weights.matrix_elements.saturating_mul(2)
+        weights.matrix_elements.saturating_mul(options.precision.size())
     };
     let states = specializations
         .iter()
@@ -75,7 +75,7 @@ pub fn fit(interface: &Interface, weights: &Weights, specializations: &[Speciali
                 match state {
                     // MXINT8: 32 numbers of 8 bits and a scale of 8.
                     state if options.mxint8_kv_cache && state.is_kv() => (elements / 32).saturating_mul(33),
-                    state if state.input.is_float() => elements.saturating_mul(2),
+                    state if state.input.is_float() => elements.saturating_mul(options.precision.size()),
                     state => elements.saturating_mul(state.input.elem.size() as u64),
                 }
             });
@@ -91,6 +91,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::compile::Precision;
     use crate::compile::testing::decoder;
 
     #[test]
@@ -108,6 +109,8 @@ mod tests {
         // Two rows of two heads, 128 positions, 16 numbers.
         let cache = 2 * 2 * 128 * 16;
         assert_eq!(fit(&Options::default()), Fit { weights: 2 * 2048 + 20, states: 2 * cache });
+        let full = Options { precision: Precision::F32, ..Options::default() };
+        assert_eq!(fit(&full), Fit { weights: 4 * 2048 + 20, states: 4 * cache });
         let small = Options { mxfp6_matmul: true, mxint8_kv_cache: true, ..Options::default() };
         assert_eq!(fit(&small), Fit { weights: 2048 / 32 * 25 + 20, states: cache / 32 * 33 });
     }

@@ -39,7 +39,7 @@ pub use hints::hint;
 pub use interface::{Interface, Kind, Port, State};
 pub use json::canonical;
 pub use mdp::Strategy;
-pub use options::{Options, Partition, Phase, Shape, UserFile};
+pub use options::{Options, Partition, Phase, Precision, Shape, UserFile};
 pub use plan::{PLACE_OF_ARTIFACT, PLACE_OF_MODEL, Places, Plan, PlannedFile};
 pub use program::Program;
 pub use qnn::Config as QnnConfig;

@@ -18,6 +18,34 @@ pub enum Phase {
     Decode,
 }
 
+/// In what a card computes, and keeps states that have no type of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Precision {
+    /// Half: what the reference compiles.
+    #[default]
+    F16,
+    /// Full, which takes twice the memory and more time, and shows what rounding costs.
+    F32,
+}
+
+impl Precision {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F16 => "f16",
+            Precision::F32 => "f32",
+        }
+    }
+
+    /// Bytes of a number.
+    pub fn size(self) -> u64 {
+        match self {
+            Precision::F16 => 2,
+            Precision::F32 => 4,
+        }
+    }
+}
+
 /// Sizes that a program is compiled for. `None` where nobody said; the default depends on what the program is.
 #[derive(Debug, Clone, Default)]
 pub struct Shape {
@@ -114,6 +142,8 @@ pub struct Options {
     pub num_devices: Option<u64>,
     /// How the program is spread over them.
     pub partition: Partition,
+    /// In what cards compute and keep states.
+    pub precision: Precision,
     /// Weights of matrix products as MXFP6.
     pub mxfp6_matmul: bool,
     /// KV cache as MXINT8.

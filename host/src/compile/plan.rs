@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use qeff_plugin_api::DType;
 use serde_json::{Value as Json, json};
 
 use super::command::{self, Command, Names, check_pass_through, flag_name};
 use super::sdk::{Compiler, QnnSdk};
 use super::specializations::{self, Specialization};
-use super::{Options, Partition, Program, QnnConfig, custom_io, mdp, qnn};
+use super::{Options, Partition, Precision, Program, QnnConfig, custom_io, mdp, qnn};
 
 /// Stands for the exported model where a plan is made to be hashed.
 pub const PLACE_OF_MODEL: &str = "MODEL.onnx";
@@ -70,6 +71,7 @@ impl Plan {
                 "the graph computes in bf16, which {hw_version} does not: export it in f32, or give --aic-hw-version ai200"
             );
         }
+        check_precision(program, options)?;
         let vision = program.interface.kind()? == super::Kind::Vision;
         let partition = plan.partition(program, options)?;
         let node_precision = options.node_precision.as_ref().filter(|_| !vision);
@@ -199,6 +201,21 @@ fn num_devices(options: &Options) -> Result<u64> {
         );
     }
     Ok(count)
+}
+
+/// Refuses f32 of a graph that computes in less.
+fn check_precision(program: &Program, options: &Options) -> Result<()> {
+    let ports = program.interface.inputs.iter().chain(&program.interface.outputs);
+    let mut less = ports.filter(|port| port.is_float() && port.elem != DType::F32);
+    match less.next().filter(|_| options.precision == Precision::F32) {
+        Some(port) => bail!(
+            "--precision f32: `{}` of the graph is {}, so what it computes is rounded already; export it in f32, or leave the \
+             flag out",
+            port.name,
+            port.elem.name()
+        ),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::compile::testing::decoder;
-use crate::compile::{Shape, UserFile};
+use crate::compile::{Precision, Shape, UserFile};
 
 fn options() -> Options {
     Options { num_cores: 16, shape: Shape::default(), ..Options::default() }
@@ -22,6 +22,26 @@ fn bf16() {
     assert!(argv.iter().all(|arg| arg != "-convert-to-fp16" && !arg.starts_with("-custom-IO-list-file")), "{argv:?}");
     let io = plan.files.iter().find(|file| file.name == "custom_io.yaml").expect("a list");
     assert!(io.content.starts_with(" - IOName: past_key.0\n   Precision: bfloat16\n\n"), "{}", io.content);
+}
+
+/// What computes in f32 has no number of another type: neither flag nor list is there.
+#[test]
+fn full_precision() {
+    let full = Options { precision: Precision::F32, ..options() };
+    let made = plan(&decoder("f32", ""), &full, "ai100").expect("a plan");
+    let argv = made.commands[0].argv();
+    assert!(argv.iter().all(|arg| arg != "-convert-to-fp16" && !arg.starts_with("-custom-IO-list-file")), "{argv:?}");
+    assert!(made.files.iter().all(|file| file.name != "custom_io.yaml"), "{:?}", made.files);
+    let half = plan(&decoder("f32", ""), &options(), "ai100").expect("a plan");
+    assert!(half.commands[0].argv().iter().any(|arg| arg == "-convert-to-fp16"));
+    // A cache that is to be MXINT8 is listed, and nothing else is.
+    let small = plan(&decoder("f32", ""), &Options { mxint8_kv_cache: true, ..full.clone() }, "ai100").expect("a plan");
+    let io = small.files.iter().find(|file| file.name == "custom_io.yaml").expect("a list");
+    assert!(io.content.contains("mxint8") && !io.content.contains("float16"), "{}", io.content);
+    for elem in ["f16", "bf16"] {
+        let said = plan(&decoder(elem, ""), &full, "ai200").unwrap_err().to_string();
+        assert!(said.contains(&format!("--precision f32: `past_key.0` of the graph is {elem}")), "{said}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use super::command::Command;
 use super::plan::{Places, PlannedFile, QPC};
 use super::sdk::QnnSdk;
-use super::{Options, Partition, Plan, Port, Program, Specialization, custom_io, mdp, specializations};
+use super::{Options, Partition, Plan, Port, Precision, Program, Specialization, custom_io, mdp, specializations};
 
 /// Arguments of the converter that are not for the config file, as it would spell them.
 const CONVERTER: &[&str] = &[
@@ -105,6 +105,7 @@ pub(super) fn check(options: &Options, specializations: &[Specialization]) -> Re
     let refused = [
         ("context lengths (--ccl-enabled, --comp-ctx-lengths-…)", options.shape.ccl.is_some()),
         ("--node-precision-info", options.node_precision.is_some()),
+        ("--precision f32", options.precision != Precision::F16),
         ("--use-onnx-subfunctions", options.sub_functions),
         ("--mdp-load-partition-config and --mdp-num-partitions", options.partition != Partition::Slices),
         ("compiler flags after --", !options.pass_through.is_empty()),

@@ -58,6 +58,12 @@ impl Encoder {
         Ok(Encoder { program, inputs, output: (output.name.clone(), output.role), shapes, padding })
     }
 
+    /// The same over a program that was made without the inputs of these roles: what texts have of them is 0.
+    pub fn without(mut self, roles: &[Role]) -> Self {
+        self.inputs.retain(|(_, role)| !roles.contains(role));
+        self
+    }
+
     /// The same with calls of other shapes.
     pub fn with_shapes(self, shapes: Shapes) -> Self {
         Encoder { shapes, ..self }

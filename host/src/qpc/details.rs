@@ -55,6 +55,7 @@ pub(super) fn of(job: &Job<'_>) -> Result<Json> {
         "num_devices": job.plan.num_devices,
         "mxfp6_matmul": options.mxfp6_matmul,
         "mxint8_kv_cache": options.mxint8_kv_cache,
+        "precision": options.precision.name(),
         "backend": match &job.toolchain {
             Toolchain::Aic { .. } => "qaic",
             Toolchain::Qnn { .. } => "qnn",

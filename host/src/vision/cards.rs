@@ -1,12 +1,13 @@
 //! Sequences that are shown images, on cards.
 //!
-//! A card's programs have fixed sizes: prompts are written in calls of so many tokens, padded at position −1, and rows of
-//! images fill a buffer of so many. That buffer is handed over with the first call of a sequence and stays on the card.
+//! A card's programs have fixed sizes: prompts are written in calls of so many tokens, padded at position −1. What a sequence
+//! is shown, rows of images or the pixels of one, fills a buffer that is handed over with its first call and stays on the card.
 
 use std::collections::VecDeque;
 
-use super::encoder::Embeds;
+use super::encoder::{Embeds, PixelPort};
 use super::session::ImagePorts;
+use super::{Picture, Size};
 use crate::runtime::{Callable, Logits, Row, RuntimeError, Session, Tensor};
 
 /// What a language program was compiled for.
@@ -16,8 +17,62 @@ pub struct Compiled {
     pub prompt_len: usize,
     /// Positions of a sequence.
     pub context: usize,
-    /// Rows of images.
-    pub rows: usize,
+}
+
+/// What sequences are shown, in the order in which they begin, as a program takes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    /// The input that takes it.
+    name: String,
+    waiting: VecDeque<Tensor>,
+    /// For a sequence that is shown nothing.
+    nothing: Tensor,
+}
+
+impl Shown {
+    /// Rows of images, for a program that has room for so many `rows`.
+    ///
+    /// # Errors
+    /// If a sequence has more.
+    pub fn rows<'a, I: IntoIterator<Item = &'a Embeds>>(
+        ports: &ImagePorts,
+        rows: usize,
+        sequences: impl IntoIterator<Item = I>,
+    ) -> Result<Self, RuntimeError> {
+        let room = rows * ports.width;
+        let filled = |data: Vec<f32>| Tensor::floats([1, rows, ports.width], data);
+        let mut waiting = VecDeque::new();
+        for images in sequences {
+            let mut data: Vec<f32> = images.into_iter().flat_map(|image| image.data.iter().copied()).collect();
+            if data.len() > room {
+                let found = data.len() / ports.width.max(1);
+                let why = format!("a prompt shows {found} rows of images, and the program has room for {rows}");
+                return Err(RuntimeError::Program { why });
+            }
+            data.resize(room, 0.0);
+            waiting.push_back(filled(data));
+        }
+        Ok(Shown { name: ports.embeds.clone(), waiting, nothing: filled(vec![0.0; room]) })
+    }
+
+    /// The pixels of at most one image each, of tiles of this size, for a program that looks itself.
+    ///
+    /// # Errors
+    /// If an image has too many tiles.
+    pub fn pixels<'a>(
+        port: &PixelPort,
+        tile: Size,
+        sequences: impl IntoIterator<Item = Option<&'a Picture>>,
+    ) -> Result<Self, RuntimeError> {
+        let nothing = port.black(tile);
+        let pixels = |image: Option<&Picture>| image.map_or_else(|| Ok(nothing.clone()), |image| port.tensor(image));
+        let waiting = sequences.into_iter().map(pixels).collect::<Result<_, _>>()?;
+        Ok(Shown { name: port.name.clone(), waiting, nothing })
+    }
+
+    fn next(&mut self) -> Tensor {
+        self.waiting.pop_front().unwrap_or_else(|| self.nothing.clone())
+    }
 }
 
 /// A session of one sequence at a time.
@@ -27,40 +82,18 @@ pub struct CardSession {
     compiled: Compiled,
     /// A token that stands for no image, for padding.
     padding: i64,
-    /// Rows of the sequences to come, in the order in which they begin.
-    waiting: VecDeque<Vec<f32>>,
-    /// Rows to be handed over with the next call.
+    shown: Shown,
+    /// What is to be handed over with the next call.
     fresh: Option<Tensor>,
     /// Image tokens that calls have had.
     used: Tensor,
 }
 
 impl CardSession {
-    /// A session whose sequences, in the order in which they begin, are shown these images each. `token` is the image token.
-    ///
-    /// # Errors
-    /// If a sequence has more rows than the program has room for.
-    pub fn new<'a, I: IntoIterator<Item = &'a Embeds>>(
-        program: Box<dyn Callable>,
-        ports: ImagePorts,
-        compiled: Compiled,
-        token: u32,
-        sequences: impl IntoIterator<Item = I>,
-    ) -> Result<Self, RuntimeError> {
-        let mut waiting = VecDeque::new();
-        for images in sequences {
-            let mut rows: Vec<f32> = images.into_iter().flat_map(|image| image.data.iter().copied()).collect();
-            let room = compiled.rows * ports.width;
-            if rows.len() > room {
-                let (found, most) = (rows.len() / ports.width.max(1), compiled.rows);
-                let why = format!("a prompt shows {found} rows of images, and the program has room for {most}");
-                return Err(RuntimeError::Program { why });
-            }
-            rows.resize(room, 0.0);
-            waiting.push_back(rows);
-        }
+    /// A session whose sequences are shown these images. `token` is the image token.
+    pub fn new(program: Box<dyn Callable>, ports: ImagePorts, compiled: Compiled, token: u32, shown: Shown) -> Self {
         let (padding, used) = (i64::from(token == 0), Tensor::filled([1, 1], 0));
-        Ok(CardSession { program, ports, compiled, padding, waiting, fresh: None, used })
+        CardSession { program, ports, compiled, padding, shown, fresh: None, used }
     }
 
     /// One call of `width` tokens, of which these are the first.
@@ -79,7 +112,7 @@ impl CardSession {
             (ports.index.as_str(), &self.used),
         ];
         let fresh = self.fresh.take();
-        inputs.extend(fresh.iter().map(|rows| (ports.embeds.as_str(), rows)));
+        inputs.extend(fresh.iter().map(|tensor| (self.shown.name.as_str(), tensor)));
         let mut logits = None;
         let mut used = None;
         for (name, tensor) in self.program.call(&inputs)? {
@@ -106,10 +139,9 @@ impl Session for CardSession {
 
     fn prefill(&mut self, row: Row<'_>) -> Result<Logits, RuntimeError> {
         let Row { mut tokens, mut position, .. } = row;
-        let Compiled { prompt_len, context, rows } = self.compiled;
+        let Compiled { prompt_len, context } = self.compiled;
         if position == 0 {
-            let images = self.waiting.pop_front().unwrap_or_else(|| vec![0.0; rows * self.ports.width]);
-            self.fresh = Some(Tensor::floats([1, rows, self.ports.width], images));
+            self.fresh = Some(self.shown.next());
             self.used = Tensor::filled([1, 1], 0);
         }
         let end = position + tokens.len();

@@ -29,6 +29,8 @@ pub struct Seen {
     pub image: Option<Size>,
     /// Tiles of an image.
     pub tiles: usize,
+    /// Size of a tile.
+    pub tile: Size,
     /// Rows of an image.
     pub rows: u64,
     /// Numbers of the symbols that both programs' specializations state, in the reference's words.
@@ -75,7 +77,7 @@ pub fn fix(model: &mut Model, checkpoint: &Checkpoint, sizes: &[Size]) -> Result
             }
         };
         let tiles = usize::try_from(common.get("num_patches").copied().unwrap_or(1))?;
-        return Ok(vec![Seen { program: vision.name, image: None, tiles, rows, symbols: common }]);
+        return Ok(vec![Seen { program: vision.name, image: None, tiles, tile, rows, symbols: common }]);
     }
     if sizes.is_empty() {
         sizes.push(DEFAULT);
@@ -92,7 +94,7 @@ pub fn fix(model: &mut Model, checkpoint: &Checkpoint, sizes: &[Size]) -> Result
         symbols.insert("image_size_width".into(), size.width.into());
         symbols.insert("num_patches".into(), packing.tile_count() as u64);
         let (tiles, rows) = (packing.tile_count(), packing.len() as u64);
-        seen.push(Seen { program: name, image: Some(*size), tiles, rows, symbols });
+        seen.push(Seen { program: name, image: Some(*size), tiles, tile, rows, symbols });
     }
     let place = model.programs.iter().position(|program| program.name == vision.name).unwrap_or(0);
     let first = programs.first().map(|program| program.name.clone()).unwrap_or_default();

@@ -33,12 +33,19 @@ impl Reach {
     }
 }
 
+/// In what order keys and values have their axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// `[B, S′, heads, width]`, as a call computes them.
+    TokensFirst,
+    /// `[slots, heads, rows, width]`, as a state holds them.
+    HeadsFirst,
+}
+
 /// Where the keys and values of attention are.
 pub(super) enum Keys {
-    /// In the call: `[B, S′, heads, width]`.
-    OfCall,
-    /// In a state that is read as a whole: `[slots, heads, rows, width]`.
-    Whole,
+    /// In the call, or in a state that is read as a whole.
+    InCall(Layout),
     /// In a state of this kind, as far as the positions of the queries let them see.
     AtPositions(StateKind, ValueId),
 }
@@ -160,12 +167,12 @@ impl Writer<'_> {
     pub(super) fn keys_of(&self, node: &Node) -> Result<Keys, LowerError> {
         let keys = operand(node, Attention::K);
         if self.program.version(keys).is_none() {
-            return Ok(Keys::OfCall);
+            return Ok(Keys::InCall(Layout::TokensFirst));
         }
         let kind = self.state_kind(node, keys)?;
         match node.operand(Attention::POSITIONS) {
             Some(positions) if kind.has_positions() => Ok(Keys::AtPositions(kind, positions)),
-            _ if kind == StateKind::Fill => Ok(Keys::Whole),
+            _ if kind == StateKind::Fill => Ok(Keys::InCall(Layout::HeadsFirst)),
             _ => Err(self.refuse(node, "attention over a cache needs the positions of its queries")),
         }
     }
@@ -310,95 +317,6 @@ impl Writer<'_> {
             let earlier = w.node("Less", &[&keys, &oldest], &[]);
             w.node("Or", &[&later, &earlier], &[])
         }))
-    }
-
-    /// `[B | 1, 1, S | 1, S′]`, true where a key of this call is hidden from a query; `None` if none is.
-    pub(super) fn hidden_in_call(&mut self, node: &Node, mask: AttentionMask) -> Option<String> {
-        let by_index = self.hidden_by_index(node, mask);
-        let by_mask = node.operand(Attention::KEY_MASK).map(|mask| {
-            self.shared(format!("hidden by {mask:?}"), |w| {
-                let name = w.name(mask);
-                if w.program.ty(mask).rank() == 4 {
-                    return w.node("Not", &[&name], &[]);
-                }
-                let zero = w.int(0);
-                let hidden = w.node("Equal", &[&name, &zero], &[]);
-                w.unsqueeze(&hidden, &[1, 2])
-            })
-        });
-        match (by_index, by_mask) {
-            (Some(a), Some(b)) => Some(self.shared(format!("{a} or {b}"), |w| w.node("Or", &[&a, &b], &[]))),
-            (one, None) | (None, one) => one,
-        }
-    }
-
-    /// `[1, 1, S, S′]`, true where a key is hidden from a query by where the two stand in the call.
-    fn hidden_by_index(&mut self, node: &Node, mask: AttentionMask) -> Option<String> {
-        let reach = |keys: u64| i64::try_from(keys).unwrap_or(i64::MAX);
-        let (left, right) = match mask {
-            AttentionMask::Bidirectional => return None,
-            AttentionMask::Causal => (None, 0),
-            AttentionMask::Sliding(window) => (Some(reach(window).saturating_sub(1)), 0),
-            AttentionMask::Band { left, right } => (Some(reach(left)), reach(right)),
-        };
-        let [queries, keys] = [Attention::Q, Attention::K].map(|side| self.indices(operand(node, side)));
-        Some(self.shared(format!("hidden {queries} {keys} {mask:?}"), |w| {
-            let (queries, keys) = (w.unsqueeze(&queries, &[0, 1, 3]), w.unsqueeze(&keys, &[0, 1, 2]));
-            let later = if right == 0 {
-                w.node("Greater", &[&keys, &queries], &[])
-            } else {
-                let right = w.int(right);
-                let last = w.node("Add", &[&queries, &right], &[]);
-                w.node("Greater", &[&keys, &last], &[])
-            };
-            let Some(left) = left else { return later };
-            let left = w.int(left);
-            let first = w.node("Sub", &[&queries, &left], &[]);
-            let earlier = w.node("Less", &[&keys, &first], &[]);
-            w.node("Or", &[&later, &earlier], &[])
-        }))
-    }
-
-    /// Where the rows of `x[B, S, …]` stand, `[S]`.
-    fn indices(&mut self, x: ValueId) -> String {
-        let program = self.program;
-        let length = program.ty(x).dims[1].clone();
-        // An input that is as long knows it before anything is computed, and `x` may exist with heads first only.
-        let input = program.inputs.iter().find_map(|input| {
-            let axis = program.ty(input.value).dims.iter().position(|dim| *dim == length)?;
-            Some((input.name.clone(), axis as i64))
-        });
-        let (name, axis) = match (length.fixed(), input) {
-            (Some(_), _) => (String::new(), 0),
-            (None, Some(input)) => input,
-            (None, None) => (self.name(x), 1),
-        };
-        self.shared(format!("indices {length}"), |w| {
-            let (zero, one) = (w.int(0), w.int(1));
-            let length = match length.fixed() {
-                Some(length) => w.int(i64::try_from(length).unwrap_or(i64::MAX)),
-                None => w.dim(&name, axis),
-            };
-            w.node("Range", &[&zero, &length, &one], &[])
-        })
-    }
-
-    /// The product of queries and keys that belong to one call, `[B, H, S, S′]`, as weights of the keys: scaled, biased, masked.
-    /// A hidden key gets the lowest finite score on every target: a row of padding hides all keys, and must not become NaN.
-    pub(super) fn weights_in_call(&mut self, node: &Node, op: &Attention, scores: &str) -> Result<String, LowerError> {
-        if node.operand(Attention::SINKS).is_some() {
-            return Err(self.refuse(node, "sinks are lowered over a state only"));
-        }
-        let mut scores = self.scaled(scores, op.scale, op.softcap);
-        if let Some(bias) = node.operand(Attention::BIAS) {
-            let bias = self.operand(bias, "bias");
-            scores = self.node("Add", &[&scores, &bias], &[]);
-        }
-        if let Some(hidden) = self.hidden_in_call(node, op.mask) {
-            let lowest = self.scalar(f32::MIN);
-            scores = self.node("Where", &[&hidden, &lowest, &scores], &[]);
-        }
-        Ok(self.key_weights(&scores, None))
     }
 
     pub(super) fn select(&mut self, node: &Node, op: &Select) {

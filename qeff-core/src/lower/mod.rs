@@ -15,6 +15,7 @@ pub mod aic;
 mod common;
 pub mod cpu;
 mod experts;
+mod in_call;
 mod quantised;
 mod rolling;
 mod stored;

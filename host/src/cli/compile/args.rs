@@ -9,7 +9,7 @@ use fs_err as fs;
 
 use crate::compile::sdk::cards::{self, Card};
 use crate::compile::sdk::{Compiler, QnnSdk, Sdk};
-use crate::compile::{Ccl, Dialect, Options, Partition, Phase, QnnConfig, Shape, Strategy, UserFile};
+use crate::compile::{Ccl, Dialect, Options, Partition, Phase, Precision, QnnConfig, Shape, Strategy, UserFile};
 use crate::home::home;
 use crate::qpc::{Stores, Toolchain};
 
@@ -53,6 +53,9 @@ pub(crate) struct CardArgs {
     /// Cores of each card [default: those of the cards here, else 16].
     #[arg(long, value_name = "N", visible_alias = "aic-num-cores", value_parser = clap::value_parser!(u32).range(1..=16))]
     num_cores: Option<u32>,
+    /// In what cards compute and keep states; f32 takes twice the memory and more time [default: f16].
+    #[arg(long, value_enum, value_name = "TYPE")]
+    precision: Option<Precision>,
     /// Store the weights of matrix products as MXFP6.
     #[arg(long, visible_alias = "mxfp6")]
     mxfp6_matmul: bool,
@@ -211,6 +214,7 @@ impl CardArgs {
         let given = [
             ("--num-devices", self.num_devices.is_some()),
             ("--num-cores", self.num_cores.is_some()),
+            ("--precision", self.precision.is_some()),
             ("--mxfp6-matmul", self.mxfp6_matmul),
             ("--mxint8-kv-cache", self.mxint8_kv_cache),
             ("--allow-mxint8-mdp-io", self.allow_mxint8_mdp_io),
@@ -286,6 +290,7 @@ impl CardArgs {
             num_cores_by,
             num_devices: self.devices()?,
             partition: self.partition()?,
+            precision: self.precision.unwrap_or_default(),
             mxfp6_matmul: self.mxfp6_matmul,
             mxint8_kv_cache: self.mxint8_kv_cache,
             allow_mxint8_mdp_io: self.allow_mxint8_mdp_io,

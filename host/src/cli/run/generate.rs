@@ -3,10 +3,10 @@
 use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
 
-use super::answer::{Asked, Chat, Ready, Wishes, answer, encode};
+use super::answer::{Asked, Ready, answer, encode};
 use super::{Args, Opened};
 use crate::cli::{forms, on_cards, talk};
-use crate::generate::{Options, Request};
+use crate::generate::Request;
 use crate::prepare::{self, CpuOptions};
 
 /// New tokens where neither the user nor a context length says how many.
@@ -20,51 +20,44 @@ const DEFAULT_SLOTS: usize = 8;
 pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     let Opened { args, started, checkpoint, described, on_cards } = opened;
     let prompts = args.prompts.prompts()?;
-    let sampling = args.sampling.sampling()?;
-    let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
-    let chat = Chat { is_on: args.chat, system: args.system.as_deref(), template: args.chat_template.as_deref() };
-    let Asked { prompts, tokenizer } = encode(&prompts, chat, &args.stop, Some(&checkpoint))?;
+    let Asked { prompts, tokenizer } = encode(&prompts, args.wishes.chat(), &args.wishes.stop, Some(&checkpoint))?;
 
     talk::warnings(&described.warnings);
-    let mut options = Options {
-        sampling,
-        eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
-        chunk: args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize),
-        keep_logits: args.logits,
-    };
+    let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
+    let mut options = args.wishes.options(Some(&checkpoint), chunk)?;
     let tokenizer = tokenizer.as_ref();
-    let wishes = |options| Wishes { options, tokenizer, stop: &args.stop, json: args.json };
     if on_cards {
         check_ids(&prompts, &described.model)?;
-        let ready =
-            on_cards::prepare(&args.cards, &args.device, forms, args.shape(), described, &checkpoint, &prompts)?;
-        let requests = on_cards::requests(&prompts, args.max_new_tokens, ready.context)?;
-        let mut session = on_cards::open(&ready.qpc, &ready.place, Some(ready.context))?;
+        let (ready, context) = on_cards::prepare(&args.executor, args.shape(), described, &checkpoint, &prompts)?;
+        let requests = on_cards::requests(&prompts, args.wishes.max_new_tokens, context)?;
+        let mut session = on_cards::open(&ready.qpc, &ready.place, Some(context))?;
         options.chunk = session.chunk();
         let (quantised, loaded) = (&ready.quantised, started.elapsed());
         return answer(
-            wishes(options),
+            args.wishes.wishes(options, tokenizer),
             &requests,
             Ready { session: &mut session, engine: "qaic", started, loaded, quantised },
         );
     }
-    if !args.json {
+    if !args.wishes.json {
         talk::notes(&described.notes);
     }
     let plan = Plan::new(args, &prompts, &described.model)?;
-    let selected = args.engine.select()?;
-    if !args.json {
-        talk::say(&format!("engine: {}", selected.about));
-    }
+    let selected = args.executor.engine(args.wishes.json)?;
+    let forms = args.executor.forms(Target::Cpu)?;
     let how =
         CpuOptions { engine: &*selected.engine, slots: plan.slots, context: plan.context, chunk: options.chunk, forms };
     let mut ready = prepare::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
-    if !args.json {
+    if !args.wishes.json {
         forms::say(&ready.quantised);
     }
     let (quantised, loaded, engine) = (&ready.quantised, started.elapsed(), selected.engine.name());
-    answer(wishes(options), &plan.requests, Ready { session: &mut ready.session, engine, started, loaded, quantised })
+    answer(
+        args.wishes.wishes(options, tokenizer),
+        &plan.requests,
+        Ready { session: &mut ready.session, engine, started, loaded, quantised },
+    )
 }
 
 /// What the request needs of a session.
@@ -98,13 +91,13 @@ impl Plan {
             }
             // The last id is chosen, not written: it needs no position.
             let room = room.flatten().map(|room| room + 1);
-            let wanted = match (args.max_new_tokens, asked, room) {
+            let wanted = match (args.wishes.max_new_tokens, asked, room) {
                 (Some(n), _, _) => n as usize,
                 (None, Some(_), Some(room)) => room,
                 (None, _, _) => DEFAULT_NEW_TOKENS,
             };
             let new = room.map_or(wanted, |room| wanted.min(room));
-            if new < wanted && args.max_new_tokens.is_some() {
+            if new < wanted && args.wishes.max_new_tokens.is_some() {
                 talk::warn(&format!("prompt {i}: the context leaves room for {new} of {wanted} new tokens"));
             }
             requests.push(Request { prompt: prompt.clone(), max_new_tokens: new });

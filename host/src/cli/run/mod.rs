@@ -10,27 +10,24 @@ mod report;
 mod speech;
 mod vlm;
 mod vlm_cards;
+pub(crate) mod wishes;
 
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use qeff_plugin_api::graph::Task;
 
+use self::wishes::WishArgs;
 use super::ModelArgs;
-use super::compile::args::CardArgs;
-use super::engines::EngineArgs;
-use super::forms::FormArgs;
-use super::on_cards::DeviceArgs;
+use super::executor::ExecutorArgs;
 use super::prompts::{Prompt, PromptArgs};
 use super::texts::classify::PairArgs;
 use super::texts::embed::VectorArgs;
-use super::texts::{self, Cards, Given, TextArgs};
+use super::texts::{self, Given, TextArgs};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
 use crate::encode::recipe;
-use crate::generate::{Sampling, SamplingError};
-use crate::text::StopStrings;
 
 /// Words of `--task`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -77,12 +74,6 @@ pub(crate) struct Args {
     images: vlm::ImageArgs,
     #[command(flatten)]
     speech: speech::SpeechArgs,
-    /// Most tokens to generate for each prompt [default: what --ctx-len leaves, else 128].
-    #[arg(long, value_name = "N", visible_alias = "generation-len", value_parser = clap::value_parser!(u32).range(1..))]
-    max_new_tokens: Option<u32>,
-    /// Do not stop at the model's end-of-sequence ids.
-    #[arg(long)]
-    ignore_eos: bool,
     /// Positions of a sequence, prompt and answer [default: what the request needs].
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..))]
     ctx_len: Option<u32>,
@@ -96,35 +87,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=1024))]
     full_batch_size: Option<u32>,
     #[command(flatten)]
-    forms: FormArgs,
+    wishes: WishArgs,
     #[command(flatten)]
     whole: WholeTextArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    /// End the answer before this text; may be repeated.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    stop: Vec<String>,
-    /// Treat each prompt as a user's turn, by the checkpoint's chat template.
-    #[arg(long, conflicts_with = "prompt_ids")]
-    chat: bool,
-    /// The system's turn before each prompt.
-    #[arg(long, value_name = "TEXT", requires = "chat", conflicts_with = "prompt_ids", allow_hyphen_values = true)]
-    system: Option<String>,
-    /// A chat template instead of the checkpoint's.
-    #[arg(long, value_name = "FILE", requires = "chat", conflicts_with = "prompt_ids")]
-    chat_template: Option<std::path::PathBuf>,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    cards: CardArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    json: bool,
-    /// Add the raw logits of every step to the JSON document.
-    #[arg(long, requires = "json")]
-    logits: bool,
+    executor: ExecutorArgs,
 }
 
 /// Tasks `embed` and `classify`.
@@ -137,52 +104,6 @@ struct WholeTextArgs {
     pairs: PairArgs,
     #[command(flatten)]
     texts: TextArgs,
-}
-
-/// How ids are chosen; greedily if no flag is given.
-#[derive(Debug, clap::Args)]
-pub(crate) struct SamplingArgs {
-    /// Sample at this temperature; 0 always takes the likeliest token [default: 0, or 1 with another sampling flag].
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    temperature: Option<f32>,
-    /// Sample among the K likeliest tokens.
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
-    top_k: Option<usize>,
-    /// Sample among the likeliest tokens that together reach probability P.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Sample among tokens at least this likely, relative to the likeliest.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    min_p: Option<f32>,
-    /// Above 1, make tokens that were seen less likely.
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
-    repetition_penalty: Option<f32>,
-    /// Same seed, same text.
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
-}
-
-impl SamplingArgs {
-    pub(crate) fn sampling(&self) -> Result<Sampling> {
-        let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
-        let default = Sampling::default();
-        let sampling = Sampling {
-            temperature: self.temperature.unwrap_or(if samples { 1.0 } else { 0.0 }),
-            top_k: self.top_k,
-            top_p: self.top_p.unwrap_or(default.top_p),
-            min_p: self.min_p.unwrap_or(default.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
-            seed: self.seed,
-        };
-        sampling.validate().map_err(|error| match error {
-            // The library names a field, whoever typed it knows a flag.
-            SamplingError::Setting { name, found, expected } => {
-                anyhow!("--{}: expected {expected}, found {found}", name.replace('_', "-"))
-            }
-            other => other.into(),
-        })?;
-        Ok(sampling)
-    }
 }
 
 impl Args {
@@ -214,17 +135,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.speech.audio.is_empty() && args.images.messages.is_none() {
         args.prompts.prompts()?;
     }
-    args.sampling.sampling()?;
-    StopStrings::new(args.stop.clone())?;
-    let on_cards = args.cards.device_group.is_some() || args.cards.sdk.is_some();
-    if let Some(flag) = args.cards.first_given().filter(|_| !on_cards) {
-        bail!("{flag} is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out");
-    }
-    if args.device.is_given() && !on_cards {
-        bail!(
-            "--device-timeout is about AI 100, and this run is on the CPU: add --device-group or --sdk, or leave it out"
-        );
-    }
+    args.wishes.check()?;
+    let on_cards = args.executor.on_cards()?;
 
     // A folder with a recipe is for vectors, whatever its model was trained for.
     let has_recipe = args.model.model.join(recipe::FILE).is_file();
@@ -262,18 +174,16 @@ fn whole_text(args: &Args, task: TaskArg, started: Instant) -> Result<()> {
     let WholeTextArgs { vectors, pairs, texts } = &args.whole;
     let request = texts::Request {
         model: &args.model,
-        engine: &args.engine,
-        forms: &args.forms,
+        executor: &args.executor,
         texts,
         rows: args.batch_size,
-        cards: Cards::named(&args.cards, &args.device)?,
-        quiet: args.json,
+        quiet: args.wishes.json,
     };
     match task {
         TaskArg::Classify => {
             let given = texts::classify::paired(given.collect(), pairs)?;
-            texts::classify::task(&request, &given, args.json, started)
+            texts::classify::task(&request, &given, args.wishes.json, started)
         }
-        _ => texts::embed::task(&request, vectors, given.collect(), args.json, started),
+        _ => texts::embed::task(&request, vectors, given.collect(), args.wishes.json, started),
     }
 }

@@ -3,24 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use qeff_core::lower::Target;
 use serde_json::json;
 
 use super::{Args, Opened};
-use crate::audio::{self, Extractor, Limits, Waveform};
-use crate::cli::speech::language;
-use crate::cli::{forms, on_cards, talk};
+use crate::audio::{self, Limits, Waveform};
+use crate::cli::speech::{Executor, language, lengths, of_frames, of_sentences};
+use crate::cli::talk;
 use crate::compile::Shape;
-use crate::prepare::{self, CpuPrograms};
-use crate::runtime::qaic::QaicProgram;
-
-use crate::speech::called::CalledDecoder;
-use crate::speech::cpu::CpuDecoder;
-use crate::speech::ctc::{self, Frames, Labeller, Spelling};
+use crate::speech::ctc::{self, Frames, Spelling};
 use crate::speech::listen::{PassOptions, pass};
 use crate::speech::prompt::{Prompt, Wish, likeliest_language};
-use crate::speech::transcribe::check_windows;
-use crate::speech::{Decoder, Settings};
 
 /// Flags of tasks that listen.
 #[derive(Debug, clap::Args)]
@@ -38,7 +30,7 @@ pub(super) struct SpeechArgs {
 
 /// Refuses flags that are about text that is continued.
 fn check(args: &Args) -> Result<()> {
-    let plain = &args.sampling;
+    let plain = &args.wishes.sampling;
     let samples = [
         ("--temperature", plain.temperature.is_some()),
         ("--top-k", plain.top_k.is_some()),
@@ -46,7 +38,8 @@ fn check(args: &Args) -> Result<()> {
         ("--min-p", plain.min_p.is_some()),
         ("--repetition-penalty", plain.repetition_penalty.is_some()),
     ];
-    let others = [("--prompt", args.prompts.any()), ("--stop", !args.stop.is_empty()), ("--chat", args.chat)];
+    let others =
+        [("--prompt", args.prompts.any()), ("--stop", !args.wishes.stop.is_empty()), ("--chat", args.wishes.chat)];
     if let Some((flag, _)) = samples.iter().chain(&others).find(|(_, given)| *given) {
         bail!("{flag} is for models that continue text, and this task listens: leave it out");
     }
@@ -56,59 +49,14 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What executes a model that listens.
-enum Executor {
-    /// The CPU, by the name of its engine.
-    Cpu(&'static str, CpuPrograms),
-    /// A card.
-    Card(QaicProgram),
-}
-
-impl Executor {
-    /// Loads the programs of a model; for a card they are compiled for `shape`.
-    fn load(opened: &mut Opened<'_>, shape: Shape) -> Result<Self> {
-        let Opened { args, checkpoint, described, on_cards, .. } = opened;
-        talk::warnings(&described.warnings);
-        if !args.json {
-            talk::notes(&described.notes);
-        }
-        if *on_cards {
-            let forms = args.forms.forms(Target::Aic)?;
-            let described = described.clone();
-            let made = on_cards::one(&args.cards, &args.device, forms, shape, described, checkpoint, &[])?;
-            if !args.json {
-                forms::say(&made.quantised);
-            }
-            return Ok(Executor::Card(on_cards::open_program(&made.qpc, &made.place, 1)?));
-        }
-        let forms = args.forms.forms(Target::Cpu)?;
-        let selected = args.engine.select()?;
-        if !args.json {
-            talk::say(&format!("engine: {}", selected.about));
-        }
-        let ready = prepare::cpu_programs(&described.model, &checkpoint.weights, &*selected.engine, forms)?;
-        if !args.json {
-            forms::say(&ready.quantised);
-        }
-        Ok(Executor::Cpu(selected.engine.name(), ready))
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Executor::Cpu(name, _) => name,
-            Executor::Card(_) => "qaic",
-        }
-    }
-}
-
-fn read(path: &Path, extractor: &Extractor) -> Result<Waveform> {
-    Ok(audio::read(path, extractor.rate(), Limits::default())?)
+fn read(path: &Path, rate: u32) -> Result<Waveform> {
+    Ok(audio::read(path, rate, Limits::default())?)
 }
 
 /// One JSON document, or what was said, one recording a line.
 fn print(opened: &Opened<'_>, engine: &str, seconds: f64, outputs: Vec<serde_json::Value>) -> Result<()> {
     let total = opened.started.elapsed();
-    if opened.args.json {
+    if opened.args.wishes.json {
         let metrics = json!({
             "engine": engine,
             "total_seconds": total.as_secs_f64(),
@@ -126,32 +74,19 @@ fn print(opened: &Opened<'_>, engine: &str, seconds: f64, outputs: Vec<serde_jso
 }
 
 /// Labels each frame of the recordings.
-pub(super) fn ctc(mut opened: Opened<'_>) -> Result<()> {
+pub(super) fn ctc(opened: Opened<'_>) -> Result<()> {
     check(opened.args)?;
-    let Extractor::Samples(extractor) = Extractor::open(&opened.checkpoint.dir)? else {
-        bail!("preprocessor_config.json: `feature_extractor_type`: expected Wav2Vec2FeatureExtractor for this model");
-    };
-    let frames = Frames::read(&opened.checkpoint.config.to_text())?;
-    let spelling = Spelling::open(&opened.checkpoint)?;
-    let heard: Vec<_> = opened
-        .args
-        .speech
-        .audio
-        .iter()
-        .map(|path| Ok((path, read(path, &Extractor::Samples(extractor))?)))
-        .collect::<Result<_>>()?;
-    // Padding would change what is heard, so a card gets a shape for each length.
-    let mut lengths: Vec<u64> = heard.iter().map(|(_, waveform)| waveform.samples.len() as u64).collect();
-    lengths.sort_unstable();
-    lengths.dedup();
-    let shape = Shape { seq_lens: lengths, prompt_len: None, ..opened.args.shape() };
-    let executor = Executor::load(&mut opened, shape)?;
+    let Opened { args, checkpoint, described, .. } = &opened;
+    let extractor = of_frames(checkpoint)?;
+    let frames = Frames::read(&checkpoint.config.to_text())?;
+    let spelling = Spelling::open(checkpoint)?;
+    let paths = args.speech.audio.iter();
+    let heard: Vec<_> = paths.map(|path| Ok((path, read(path, extractor.rate)?))).collect::<Result<_>>()?;
+    let seq_lens = lengths(heard.iter().map(|(_, waveform)| waveform.samples.len()));
+    let shape = Shape { seq_lens, prompt_len: None, ..args.shape() };
+    let executor = Executor::load(&args.executor, checkpoint, described, shape, args.wishes.json)?;
     let engine = executor.name();
-    let described = prepare::main_program(&opened.described.model)?;
-    let mut labeller = match executor {
-        Executor::Cpu(_, mut ready) => Labeller::new(ready.take(&described.name)?, described)?,
-        Executor::Card(program) => Labeller::new(program, described)?,
-    };
+    let mut labeller = executor.labeller(described)?;
     let (mut outputs, mut seconds) = (vec![], 0.0);
     for (path, waveform) in heard {
         let logits = frames.label(&mut labeller, &extractor, &waveform).with_context(|| path.display().to_string())?;
@@ -165,34 +100,23 @@ pub(super) fn ctc(mut opened: Opened<'_>) -> Result<()> {
 }
 
 /// One greedy pass over the beginning of each recording.
-pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
+pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
     check(opened.args)?;
-    let Opened { args, checkpoint, .. } = &opened;
-    let args = *args;
-    let Extractor::LogMel(extractor) = Extractor::open(&checkpoint.dir)? else {
-        bail!("preprocessor_config.json: `feature_extractor_type`: expected WhisperFeatureExtractor for this model");
-    };
-    let settings = Settings::open(checkpoint)?;
-    check_windows(&extractor, &settings)?;
+    let Opened { args, checkpoint, described, on_cards, .. } = &opened;
+    let (extractor, settings) = of_sentences(checkpoint)?;
     let wish =
         Wish { language: language(args.speech.language.as_deref()), task: None, timestamps: args.speech.timestamps };
     let prompt = Prompt::new(&settings, &wish)?;
     let tokenizer = checkpoint.opt_tokenizer()?;
     // On cards a transcript is as long as what was compiled, and a call brings one token.
-    let shape = Shape { prompt_len: None, ..args.shape() }.fitted(&opened.described.model);
-    let context = if opened.on_cards { shape.ctx_len } else { args.ctx_len.map(u64::from) };
-    let executor = Executor::load(&mut opened, shape)?;
+    let shape = Shape { prompt_len: None, ..args.shape() }.fitted(&described.model);
+    let context = if *on_cards { shape.ctx_len } else { args.ctx_len.map(u64::from) };
+    let executor = Executor::load(&args.executor, checkpoint, described, shape, args.wishes.json)?;
     let engine = executor.name();
-    let mut decoder: Box<dyn Decoder> = match executor {
-        Executor::Cpu(_, mut ready) => Box::new(CpuDecoder::new(&mut ready, settings.positions)?),
-        Executor::Card(program) => {
-            let described = prepare::main_program(&opened.described.model)?;
-            Box::new(CalledDecoder::new(Box::new(program), described, settings.mels)?)
-        }
-    };
+    let mut decoder = executor.decoder(described, &settings)?;
     let (mut outputs, mut seconds) = (vec![], 0.0);
     for path in &args.speech.audio {
-        let waveform = read(path, &Extractor::LogMel(extractor.clone()))?;
+        let waveform = read(path, extractor.rate)?;
         if waveform.samples.len() > extractor.samples {
             let window = extractor.samples as f64 / f64::from(extractor.rate);
             talk::warn(&format!(
@@ -210,7 +134,7 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
         let room = settings.positions.saturating_sub(tokens.len());
         // The last id is chosen, not written: it needs no position.
         let bound = context.map_or(room, |context| room.min((context as usize + 1).saturating_sub(tokens.len())));
-        let wanted = args.max_new_tokens.map(|n| n as usize);
+        let wanted = args.wishes.max_new_tokens.map(|n| n as usize);
         let default = settings.max_length.saturating_sub(tokens.len());
         let new = wanted.unwrap_or(default).min(bound);
         if let Some(wanted) = wanted.filter(|&wanted| new < wanted) {
@@ -219,8 +143,8 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
         let options = PassOptions {
             timestamps: args.speech.timestamps,
             max_new_tokens: new,
-            ignore_eos: args.ignore_eos,
-            keep_logits: args.logits,
+            ignore_eos: args.wishes.ignore_eos,
+            keep_logits: args.wishes.logits,
             temperature: 0.0,
             seed: 0,
         };
@@ -233,7 +157,7 @@ pub(super) fn transcribe(mut opened: Opened<'_>) -> Result<()> {
             "generated_ids": done.ids,
             "finish": done.finish.name(),
         });
-        if args.logits {
+        if args.wishes.logits {
             output["step_logits"] = json!(done.logits);
         }
         outputs.push(output);

@@ -4,16 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use qeff_core::lower::Target;
 
-use super::answer::{Ready, Wishes, answer, tokenizer_if_sound};
+use super::answer::{Ready, answer, tokenizer_if_sound};
 use super::conversation::Conversation;
 use super::generate::{DEFAULT_CHUNK, Plan, check_ids};
 use super::{Args, Opened, vlm_cards};
 use crate::cli::prompts::Prompt;
 use crate::cli::{forms, talk};
-use crate::generate::Options;
 use crate::prepare::CpuOptions;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::vision::marks::{Marks, PLACE, expand_ids, image_token, miscounted};
@@ -31,12 +30,19 @@ pub(super) struct ImageArgs {
     /// the images of --image in order, or those of their `path`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompts_txt_file_path", "prompt_ids", "chat", "system"])]
     pub(super) messages: Option<PathBuf>,
+    /// On AI 100, one program that looks at the prompt's image with every call, instead of a vision and a language program.
+    #[arg(long)]
+    pub(super) single_qpc: bool,
 }
 
 impl ImageArgs {
     /// The first flag that was given.
     pub(super) fn first_given(&self) -> Option<&'static str> {
-        let given = [("--image", !self.image.is_empty()), ("--messages", self.messages.is_some())];
+        let given = [
+            ("--image", !self.image.is_empty()),
+            ("--messages", self.messages.is_some()),
+            ("--single-qpc", self.single_qpc),
+        ];
         given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
 }
@@ -59,11 +65,13 @@ impl Question {
 /// Answers about images.
 pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     let Opened { args, started, checkpoint, described, on_cards } = opened;
-    let sampling = args.sampling.sampling()?;
-    let forms = args.forms.forms(if on_cards { Target::Aic } else { Target::Cpu })?;
+    if args.images.single_qpc && !on_cards {
+        bail!("--single-qpc is about AI 100, and this is on the CPU: add --device-group or --sdk, or leave it out");
+    }
     let asked = if args.images.messages.is_none() { args.prompts.prompts()? } else { vec![] };
-    let needs_text =
-        !args.stop.is_empty() || asked.is_empty() || asked.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
+    let needs_text = !args.wishes.stop.is_empty()
+        || asked.is_empty()
+        || asked.iter().any(|prompt| matches!(prompt, Prompt::Text(_)));
     let tokenizer = if needs_text { Some(checkpoint.tokenizer()?) } else { tokenizer_if_sound(&checkpoint) };
     let mut family = Family::open(&checkpoint, &described.model, tokenizer.as_ref())?;
     let questions = questions(args, asked, tokenizer.as_ref(), family.marks())?;
@@ -87,34 +95,24 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     }
 
     talk::warnings(&described.warnings);
-    let options = Options {
-        sampling,
-        eos: if args.ignore_eos { vec![] } else { checkpoint.eos().to_vec() },
-        chunk: args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize),
-        keep_logits: args.logits,
-    };
-    let chunk = options.chunk;
-    let wishes = Wishes { options, tokenizer: tokenizer.as_ref(), stop: &args.stop, json: args.json };
+    let chunk = args.prompt_len.map_or(DEFAULT_CHUNK, |n| n as usize);
+    let options = args.wishes.options(Some(&checkpoint), chunk)?;
+    let wishes = args.wishes.wishes(options, tokenizer.as_ref());
     if on_cards {
         check_ids(&encoded, &described.model)?;
         let (checkpoint, prompts, shown) = (&checkpoint, &encoded, &shown);
-        return vlm_cards::run(
-            vlm_cards::Asked { args, started, forms, checkpoint, described, prompts, shown },
-            wishes,
-        );
+        return vlm_cards::run(vlm_cards::Asked { args, started, checkpoint, described, prompts, shown }, wishes);
     }
-    if !args.json {
+    if !args.wishes.json {
         talk::notes(&described.notes);
     }
     let plan = Plan::new(args, &encoded, &described.model)?;
-    let selected = args.engine.select()?;
-    if !args.json {
-        talk::say(&format!("engine: {}", selected.about));
-    }
+    let selected = args.executor.engine(args.wishes.json)?;
+    let forms = args.executor.forms(Target::Cpu)?;
     let how = CpuOptions { engine: &*selected.engine, slots: 1, context: plan.context, chunk, forms };
     let mut ready = ready::cpu(&described.model, &checkpoint.weights, how)?;
     ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
-    if !args.json {
+    if !args.wishes.json {
         forms::say(&ready.quantised);
     }
 
@@ -123,7 +121,7 @@ pub(super) fn run(opened: Opened<'_>) -> Result<()> {
     for pictures in &shown {
         rows.push(pictures.iter().map(|picture| ready.encoder.encode(picture)).collect::<Result<Vec<_>, _>>()?);
     }
-    if !args.json {
+    if !args.wishes.json {
         let images = shown.iter().map(Vec::len).sum::<usize>();
         let (calls, took) = (ready.encoder.calls(), talk::seconds(looking.elapsed()));
         talk::say(&format!("{images} images shown, {calls} encoded in {took}"));
@@ -147,7 +145,7 @@ fn questions(
         return Ok(vec![Question::laid_out(conversation, &template(args, tokenizer)?, tokenizer)?]);
     }
     let images = share(&asked, &args.images.image, marks)?;
-    let template = match (args.chat, tokenizer) {
+    let template = match (args.wishes.chat, tokenizer) {
         (true, Some(tokenizer)) => Some((template(args, tokenizer)?, tokenizer)),
         _ => None,
     };
@@ -165,7 +163,7 @@ fn questions(
             match &template {
                 None => Ok(Question { prompt: Prompt::Text(text), laid_out: false, images }),
                 Some((template, tokenizer)) => {
-                    let turn = Conversation::of_turn(args.system.as_deref(), &text, images, marks);
+                    let turn = Conversation::of_turn(args.wishes.system.as_deref(), &text, images, marks);
                     Question::laid_out(turn, template, tokenizer)
                 }
             }
@@ -174,7 +172,7 @@ fn questions(
 }
 
 fn template(args: &Args, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
-    Ok(match &args.chat_template {
+    Ok(match &args.wishes.chat_template {
         Some(file) => ChatTemplate::open(file)?,
         None => tokenizer.chat_template(None)?,
     })

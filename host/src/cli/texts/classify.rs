@@ -7,11 +7,8 @@ use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Task;
 use serde_json::{Value as Json, json};
 
-use super::{Answer, Cards, Given, Opened, Request, SourceArgs, TextArgs};
-use crate::cli::compile::args::CardArgs;
-use crate::cli::engines::EngineArgs;
-use crate::cli::forms::FormArgs;
-use crate::cli::on_cards::DeviceArgs;
+use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs};
+use crate::cli::executor::ExecutorArgs;
 use crate::cli::{ModelArgs, talk};
 use crate::encode::Encoded;
 
@@ -41,13 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch_size: Option<u32>,
     #[command(flatten)]
-    forms: FormArgs,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    cards: CardArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
+    executor: ExecutorArgs,
     /// Print one JSON document with everything and how long it took, instead of a line a text.
     #[arg(long)]
     json: bool,
@@ -62,11 +53,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let given = paired(texts.collect(), &args.pairs)?;
     let request = Request {
         model: &args.model,
-        engine: &args.engine,
-        forms: &args.forms,
+        executor: &args.executor,
         texts: &args.texts,
         rows: args.batch_size,
-        cards: Cards::named(&args.cards, &args.device)?,
         quiet: args.json,
     };
     task(&request, &given, args.json, started)

@@ -6,11 +6,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value as Json, json};
 
-use super::{Answer, Cards, Given, Opened, Request, SourceArgs, TextArgs, pool};
-use crate::cli::compile::args::CardArgs;
-use crate::cli::engines::EngineArgs;
-use crate::cli::forms::FormArgs;
-use crate::cli::on_cards::DeviceArgs;
+use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs};
+use crate::cli::executor::ExecutorArgs;
+use crate::cli::pooling::pool;
 use crate::cli::{ModelArgs, talk};
 use crate::encode::Encoded;
 use crate::encode::pooling;
@@ -55,13 +53,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch_size: Option<u32>,
     #[command(flatten)]
-    forms: FormArgs,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    cards: CardArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
+    executor: ExecutorArgs,
     /// Print one JSON document with all vectors and how long it took, instead of a line a text.
     #[arg(long, conflicts_with = "output")]
     json: bool,
@@ -73,11 +65,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let given: Vec<Given> = args.source.texts()?.iter().map(|text| Given::Text(text.as_str().into())).collect();
     let request = Request {
         model: &args.model,
-        engine: &args.engine,
-        forms: &args.forms,
+        executor: &args.executor,
         texts: &args.texts,
         rows: args.batch_size,
-        cards: Cards::named(&args.cards, &args.device)?,
         quiet: args.json,
     };
     let (answer, given) = embed(&request, &args.vectors, given, started)?;
@@ -133,7 +123,7 @@ fn embed(request: &Request<'_>, how: &VectorArgs, given: Vec<Given>, started: In
     let given: Vec<Given> = given.into_iter().map(|given| plan.prompted(given)).collect();
     let transformer = plan.recipe.as_ref().map_or(dir, |recipe| &recipe.transformer);
     let mut opened = Opened::new(request.model, transformer, true, started)?;
-    pool(&mut opened, request.model, &plan.heads)?;
+    pool(&mut opened.described, &opened.checkpoint, request.model, &plan.heads)?;
     let longest = plan.recipe.as_ref().and_then(|recipe| recipe.longest);
     let mut answer = opened.encode(request, &given, longest)?;
     for vector in &mut answer.encoded {

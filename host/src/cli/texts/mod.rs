@@ -12,20 +12,15 @@ use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::{Embedding, Model, Op, Role};
 use serde_json::json;
 
-use super::compile::args::{CardArgs, Numbers, numbers};
-use super::engines::EngineArgs;
-use super::forms::{self, FormArgs};
-use super::on_cards::{self, DeviceArgs};
-use super::{ModelArgs, talk};
+use super::compile::args::{Numbers, numbers};
+use super::executor::ExecutorArgs;
+use super::{ModelArgs, forms, on_cards, pooling, talk};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
 use crate::encode::batches::Shapes;
-use crate::encode::pooling::{heads, pooled};
 use crate::encode::ready::{self, CpuOptions};
-use crate::encode::recipe::Recipe;
 use crate::encode::{Encoded, Encoder, Work};
-use crate::plugins::Registry;
 use crate::runtime::cpu::engine::Engine;
 use crate::text::{Framed, Pair, Tokenizer};
 
@@ -44,29 +39,6 @@ pub(crate) struct TextArgs {
     /// up to what the checkpoint says, at most 512].
     #[arg(long, value_name = "N,…", value_parser = numbers)]
     pub(crate) seq_len: Option<Numbers>,
-}
-
-/// Cards that a model is to run on.
-#[derive(Clone, Copy)]
-pub(crate) struct Cards<'a> {
-    cards: &'a CardArgs,
-    device: &'a DeviceArgs,
-}
-
-impl<'a> Cards<'a> {
-    /// The cards that flags name; `None` is the CPU.
-    pub(crate) fn named(cards: &'a CardArgs, device: &'a DeviceArgs) -> Result<Option<Self>> {
-        if cards.device_group.is_some() || cards.sdk.is_some() {
-            return Ok(Some(Cards { cards, device }));
-        }
-        let stray = cards.first_given().or(device.is_given().then_some("--device-timeout"));
-        match stray {
-            Some(flag) => {
-                bail!("{flag} is about AI 100, and this is on the CPU: add --device-group or --sdk, or leave it out")
-            }
-            None => Ok(None),
-        }
-    }
 }
 
 /// A text as it is given: words, or ids.
@@ -89,13 +61,10 @@ impl Given {
 /// What a task asks for beside texts.
 pub(crate) struct Request<'a> {
     pub(crate) model: &'a ModelArgs,
-    pub(crate) engine: &'a EngineArgs,
-    pub(crate) forms: &'a FormArgs,
+    pub(crate) executor: &'a ExecutorArgs,
     pub(crate) texts: &'a TextArgs,
     /// Most texts in a call.
     pub(crate) rows: Option<u32>,
-    /// Where it runs, if not on the CPU.
-    pub(crate) cards: Option<Cards<'a>>,
     /// Whether anything but errors and warnings is to be said.
     pub(crate) quiet: bool,
 }
@@ -110,12 +79,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens a checkpoint as the model it names, or, with `base`, as the model below its head.
     pub(crate) fn new(model: &ModelArgs, dir: &std::path::Path, base: bool, started: Instant) -> Result<Self> {
-        let registry = model.registry()?;
-        let mut checkpoint = Checkpoint::open_with(dir, registry.formats())?;
-        if base {
-            checkpoint.config = base_of(&checkpoint.config, &registry);
-        }
-        let described = model.describe_with(&checkpoint, &registry)?;
+        let (checkpoint, described) = pooling::open(model, dir, base)?;
         Ok(Opened { checkpoint, described, started })
     }
 
@@ -137,7 +101,8 @@ impl Opened {
 
     /// Loads the model and sends the texts through it.
     pub(crate) fn encode(self, request: &Request<'_>, given: &[Given], longest: Option<usize>) -> Result<Answer> {
-        let Request { engine, texts, quiet, .. } = *request;
+        let Request { executor, texts, quiet, .. } = *request;
+        let on_cards = executor.on_cards()?;
         talk::warnings(&self.described.warnings);
         if !quiet {
             talk::notes(&self.described.notes);
@@ -145,12 +110,12 @@ impl Opened {
         let needs_words = given.iter().any(|given| matches!(given, Given::Text(_)));
         let tokenizer = if needs_words { Some(self.checkpoint.tokenizer()?) } else { None };
         let mut longest = self.longest(texts, longest, tokenizer.as_ref())?;
-        let lengths = match (&texts.seq_len, request.cards) {
-            (Some(_), None) => bail!("--seq-len is about AI 100; on the CPU calls have the length that texts need"),
-            (Some(Numbers(lengths)), Some(_)) => lengths.clone(),
+        let lengths = match (&texts.seq_len, on_cards) {
+            (Some(_), false) => bail!("--seq-len is about AI 100; on the CPU calls have the length that texts need"),
+            (Some(Numbers(lengths)), true) => lengths.clone(),
             (None, _) => usual_lengths(longest),
         };
-        if request.cards.is_some() {
+        if on_cards {
             let most = lengths.iter().max().copied().unwrap_or(0);
             longest = longest.min(usize::try_from(most).unwrap_or(usize::MAX));
         }
@@ -158,19 +123,16 @@ impl Opened {
         check_ids(&framed, &self.described.model)?;
         let padding = padding(&self.checkpoint.config, tokenizer.as_ref())?;
         let started = self.started;
-        let (mut encoder, engine): (Encoder, &'static str) = match request.cards {
-            Some(cards) => {
+        let (mut encoder, engine): (Encoder, &'static str) = match on_cards {
+            true => {
                 // The reference's programs have no such input; one that is never anything but 0 costs nothing to leave out.
                 let segments = framed.iter().any(|text| text.segments.iter().any(|&kind| kind != 0));
                 let zeros: &[Role] = if segments { &[] } else { &[Role::Segments] };
-                (self.on_cards(request, cards, lengths, padding, zeros)?, "qaic")
+                (self.on_cards(request, lengths, padding, zeros)?, "qaic")
             }
-            None => {
+            false => {
                 let reach = framed.iter().map(|text| text.ids.len()).max().unwrap_or(1);
-                let selected = engine.select()?;
-                if !quiet {
-                    talk::say(&format!("engine: {}", selected.about));
-                }
+                let selected = executor.engine(quiet)?;
                 (self.on_cpu(request, &*selected.engine, reach, padding)?, selected.engine.name())
             }
         };
@@ -184,7 +146,7 @@ impl Opened {
 
     fn on_cpu(self, request: &Request<'_>, engine: &dyn Engine, longest: usize, padding: u32) -> Result<Encoder> {
         let rows = request.rows.map(|n| n as usize);
-        let options = CpuOptions { engine, longest, rows, padding, forms: request.forms.forms(Target::Cpu)? };
+        let options = CpuOptions { engine, longest, rows, padding, forms: request.executor.forms(Target::Cpu)? };
         let ready = ready::cpu(self.described.model, &self.checkpoint.weights, options)?;
         ready.reports.iter().for_each(|report| talk::warnings(&report.warnings));
         if !request.quiet {
@@ -193,26 +155,17 @@ impl Opened {
         Ok(ready.encoder)
     }
 
-    fn on_cards(
-        self,
-        request: &Request<'_>,
-        on: Cards<'_>,
-        lengths: Vec<u64>,
-        padding: u32,
-        zeros: &[Role],
-    ) -> Result<Encoder> {
-        let Cards { cards, device } = on;
+    fn on_cards(self, request: &Request<'_>, lengths: Vec<u64>, padding: u32, zeros: &[Role]) -> Result<Encoder> {
         let rows = u64::from(request.rows.unwrap_or(1));
         let pairs = lengths.iter().map(|&length| Ok([usize::try_from(rows)?, usize::try_from(length)?]));
         let shapes = Shapes::Compiled(pairs.collect::<Result<_>>()?);
         let shape = Shape { batch_size: Some(rows), seq_lens: lengths, ..Shape::default() };
-        let forms = request.forms.forms(Target::Aic)?;
-        let one = on_cards::one(cards, device, forms, shape, self.described, &self.checkpoint, zeros)?;
+        let one = on_cards::one(request.executor, shape, self.described, &self.checkpoint, zeros)?;
         if !request.quiet {
             forms::say(&one.quantised);
         }
         let program = on_cards::open_program(&one.qpc, &one.place, 1)?;
-        Encoder::new(&one.model, Box::new(program), shapes, padding)
+        Ok(Encoder::new(&one.model, Box::new(program), shapes, padding)?.without(zeros))
     }
 }
 
@@ -280,32 +233,6 @@ impl Metrics {
             "peak_memory_bytes": talk::peak_memory(),
         })
     }
-}
-
-/// The config under the architecture below its head, `…Model`, if a plugin knows that: what a vector is made of, whatever the
-/// checkpoint was trained for.
-fn base_of(config: &Config, registry: &Registry) -> Config {
-    let named = config.texts("architectures").unwrap_or_default();
-    let stem = named.first().and_then(|name| name.split_once("For")).map(|(stem, _)| format!("{stem}Model"));
-    let base = stem.map(|stem| config.with_architecture(&stem));
-    base.filter(|base| registry.architecture_for(base, None).is_ok()).unwrap_or_else(|| config.clone())
-}
-
-/// A checkpoint's model as it is, or with pooling heads on the model below its head.
-pub(crate) fn described(model: &ModelArgs, pooling: Option<&str>) -> Result<(Checkpoint, Described)> {
-    let Some(words) = pooling else { return model.describe() };
-    let recipe = Recipe::open(&model.model)?;
-    let transformer = recipe.as_ref().map_or(&model.model, |recipe| &recipe.transformer);
-    let mut opened = Opened::new(model, transformer, true, Instant::now())?;
-    pool(&mut opened, model, &heads(words))?;
-    Ok((opened.checkpoint, opened.described))
-}
-
-/// Pools the hidden states of a described model.
-pub(crate) fn pool(opened: &mut Opened, model: &ModelArgs, heads: &[String]) -> Result<()> {
-    let tensors = opened.checkpoint.weights.index();
-    opened.described.model = pooled(opened.described.model.clone(), heads, &model.registry()?, tensors)?;
-    Ok(())
 }
 
 /// Texts as ids, none of them too long.

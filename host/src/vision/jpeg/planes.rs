@@ -61,7 +61,7 @@ fn spread(frame: &Frame, part: &Component, plane: &Plane, y: usize, row: &mut Ve
         }
         (1, 2) => {
             let far = plane.row(neighbour(y, height), width);
-            let bias = if y % 2 == 0 { 1 } else { 2 };
+            let bias = if y.is_multiple_of(2) { 1 } else { 2 };
             row.extend(
                 near.iter().zip(far).map(|(&near, &far)| ((3 * u32::from(near) + u32::from(far) + bias) >> 2) as u8),
             );
@@ -72,7 +72,7 @@ fn spread(frame: &Frame, part: &Component, plane: &Plane, y: usize, row: &mut Ve
 
 /// The row of samples that is next nearest to row `y` of pixels, where there are half as many.
 fn neighbour(y: usize, height: usize) -> usize {
-    if y % 2 == 0 { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(height - 1) }
+    if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(height - 1) }
 }
 
 /// Twice as many samples as `width`, of which `sample` gives `scale` times each; `bias` is added in turns before rounding

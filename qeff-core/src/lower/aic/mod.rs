@@ -31,7 +31,7 @@ const CLOUD: &str = "com.qualcomm.cloud";
 const AISW: &str = "com.qti.aisw.onnx";
 
 pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
-    let mut aic = Aic { w, heads_first: HashMap::new() };
+    let mut aic = Aic { w, heads_first: HeadsFirst::default() };
     for (_, node) in aic.w.program.nodes() {
         aic.w.enter(node.scope);
         aic.node(node)?;
@@ -50,8 +50,23 @@ pub(super) fn lower(w: Writer<'_>) -> Result<Lowered, LowerError> {
 
 struct Aic<'a> {
     w: Writer<'a>,
-    /// `[B, heads, S, D]` form of values that are `[B, S, heads, D]` in the program.
-    heads_first: HashMap<ValueId, String>,
+    heads_first: HeadsFirst,
+}
+
+/// `[B, heads, S, D]` form of values that are `[B, S, heads, D]` in the program.
+#[derive(Default)]
+struct HeadsFirst(HashMap<ValueId, String>);
+
+impl HeadsFirst {
+    fn of(&mut self, w: &mut Writer<'_>, value: ValueId) -> String {
+        if let Some(name) = self.0.get(&value) {
+            return name.clone();
+        }
+        let name = w.name(value);
+        let name = w.transpose(&name, &[0, 2, 1, 3]);
+        self.0.insert(value, name.clone());
+        name
+    }
 }
 
 impl Aic<'_> {
@@ -128,13 +143,7 @@ impl Aic<'_> {
 
     /// The `[B, heads, S, D]` form of a value, made once.
     fn heads_first(&mut self, value: ValueId) -> String {
-        if let Some(name) = self.heads_first.get(&value) {
-            return name.clone();
-        }
-        let name = self.w.name(value);
-        let name = self.w.transpose(&name, &[0, 2, 1, 3]);
-        self.heads_first.insert(value, name.clone());
-        name
+        self.heads_first.of(&mut self.w, value)
     }
 
     fn rotary(&mut self, node: &Node, op: &Rotary) {
@@ -181,7 +190,7 @@ impl Aic<'_> {
             let plain = self.w.transpose(&name, &[0, 2, 1, 3]);
             self.w.bind(value, plain);
         }
-        self.heads_first.insert(value, name);
+        self.heads_first.0.insert(value, name);
     }
 
     /// Rows of half a rotary table at the positions, `[B, 1, S, R]`, gathered once for all layers.
@@ -283,9 +292,11 @@ impl Aic<'_> {
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
         let (kind, positions) = match self.w.keys_of(node)? {
-            Keys::OfCall => return self.attention_in_call(node, op, false),
-            Keys::Whole => return self.attention_in_call(node, op, true),
             Keys::AtPositions(kind, positions) => (kind, positions),
+            Keys::InCall(layout) => {
+                let Aic { w, heads_first } = self;
+                return w.attention_in_call(node, op, layout, |w, value| heads_first.of(w, value));
+            }
         };
         let (heads, kv_heads, width, v_width) =
             (self.w.fixed(q, 2), self.w.fixed(k, 1), self.w.width(k), self.w.width(v));
@@ -325,32 +336,6 @@ impl Aic<'_> {
         let context = self.w.node("MatMul", &[&weights, &values], &[]);
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
         let shape = self.w.ints(&[0, 0, (heads * v_width) as i64]);
-        self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
-        Ok(())
-    }
-
-    /// Attention over keys and values of this call, or over a state that is read as a whole, whose heads come `first`.
-    fn attention_in_call(&mut self, node: &Node, op: &Attention, first: bool) -> Result<(), LowerError> {
-        let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        let heads = self.w.fixed(q, 2);
-        let kv_heads = self.w.fixed(k, if first { 1 } else { 2 });
-        let slots = node.operand(Attention::BATCH_INDEX).map(|batch_index| self.w.slots(batch_index));
-        let [keys, values] = [k, v].map(|part| {
-            let width = self.w.width(part);
-            let name = if first { self.w.name(part) } else { self.heads_first(part) };
-            let name = match &slots {
-                Some(slots) => self.w.node("Gather", &[&name, slots], &[("axis", Attr::Int(0))]),
-                None => name,
-            };
-            self.w.repeat_heads(&name, kv_heads, heads / kv_heads, width)
-        });
-        let q = self.heads_first(q);
-        let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
-        let scores = self.w.node("MatMul", &[&q, &keys], &[]);
-        let weights = self.w.weights_in_call(node, op, &scores)?;
-        let context = self.w.node("MatMul", &[&weights, &values], &[]);
-        let context = self.w.transpose(&context, &[0, 2, 1, 3]);
-        let shape = self.w.ints(&[0, 0, (heads * self.w.width(v)) as i64]);
         self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
         Ok(())
     }

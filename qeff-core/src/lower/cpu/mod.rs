@@ -229,9 +229,13 @@ impl Cpu<'_> {
     fn attention(&mut self, node: &Node, op: &Attention) -> Result<(), LowerError> {
         let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
         let (kind, positions) = match self.w.keys_of(node)? {
-            Keys::OfCall => return self.attention_in_call(node, op, false),
-            Keys::Whole => return self.attention_in_call(node, op, true),
             Keys::AtPositions(kind, positions) => (kind, positions),
+            Keys::InCall(layout) => {
+                return self.w.attention_in_call(node, op, layout, |w, value| {
+                    let name = w.name(value);
+                    w.transpose(&name, &[0, 2, 1, 3])
+                });
+            }
         };
         if node.operand(Attention::CONTEXT).is_some() {
             return Err(self
@@ -270,33 +274,6 @@ impl Cpu<'_> {
         let context = if group > 1 { self.w.reshape(&context, &[0, heads, -1, v_width]) } else { context };
         let context = self.w.transpose(&context, &[0, 2, 1, 3]);
         let shape = self.w.ints(&[0, 0, heads * v_width]);
-        self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
-        Ok(())
-    }
-
-    /// Attention over keys and values of this call, or over a state that is read as a whole, whose heads come `first`.
-    fn attention_in_call(&mut self, node: &Node, op: &Attention, first: bool) -> Result<(), LowerError> {
-        let (q, k, v) = (operand(node, Attention::Q), operand(node, Attention::K), operand(node, Attention::V));
-        let heads = self.w.fixed(q, 2);
-        let kv_heads = self.w.fixed(k, if first { 1 } else { 2 });
-        let slots = node.operand(Attention::BATCH_INDEX).map(|batch_index| self.w.slots(batch_index));
-        let [keys, values] = [k, v].map(|part| {
-            let (name, width) = (self.w.name(part), self.w.width(part));
-            let name = match &slots {
-                Some(slots) => self.w.node("Gather", &[&name, slots], &[("axis", Attr::Int(0))]),
-                None => name,
-            };
-            let name = if first { name } else { self.w.transpose(&name, &[0, 2, 1, 3]) };
-            self.w.repeat_heads(&name, kv_heads, heads / kv_heads, width)
-        });
-        let q = self.w.name(q);
-        let q = self.w.transpose(&q, &[0, 2, 1, 3]);
-        let keys = self.w.transpose(&keys, &[0, 1, 3, 2]);
-        let scores = self.w.node("MatMul", &[&q, &keys], &[]);
-        let weights = self.w.weights_in_call(node, op, &scores)?;
-        let context = self.w.node("MatMul", &[&weights, &values], &[]);
-        let context = self.w.transpose(&context, &[0, 2, 1, 3]);
-        let shape = self.w.ints(&[0, 0, (heads * self.w.width(v)) as i64]);
         self.w.node_for(node.outputs[0], "", "Reshape", &[&context, &shape], &[]);
         Ok(())
     }
