@@ -1,5 +1,5 @@
 //! What the fuzz targets do with their bytes: open them as a checkpoint, and read whatever can be read; look at them as a
-//! plugin's file; take them for what a plugin answers.
+//! plugin's file; take them for what a plugin answers; decode them as an image.
 //!
 //! An ordinary test replays the seeds through the same functions, so a seed that once broke something stays one.
 #![allow(dead_code)] // Each target calls its own part.
@@ -14,6 +14,7 @@ use qeff_core::weights::gguf::Header;
 use qeff_core::weights::quantised::Quantization;
 use qeff_core::weights::{Checkpoint, TensorSource};
 use qeff_host::plugins::{file, worker};
+use qeff_host::vision::Rgb;
 use qeff_plugin_api::abi::{Call, Calls, Manifest, Plugin};
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::Model;
@@ -195,6 +196,19 @@ fn read_all(checkpoint: &Checkpoint) {
                 read(BlockPart::Order(&mut vec![0; elements]));
             }
         }
+    }
+}
+
+/// An image file.
+pub(crate) fn image(input: &[u8]) {
+    // What a PNG says of its size may take memory, up to a limit, that a fuzzer has not.
+    if input.starts_with(b"\x89PNG")
+        && input.get(16..24).is_some_and(|size| size[0..2] != [0, 0] || size[4..6] != [0, 0])
+    {
+        return;
+    }
+    if let Ok(image) = Rgb::decode(input, Path::new("image")) {
+        assert_eq!(image.data().len() as u64, 3 * image.size().area());
     }
 }
 

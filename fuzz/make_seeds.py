@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 SEEDS = Path(__file__).parent / "seeds"
+IMAGES = Path(__file__).parent / "../tests/fixtures/vision"
 CUT = b"\n---\n"
 SIZES = dict(F32=4, F16=2, BF16=2, I8=1, U8=1, I32=4, I64=8, F8_E4M3=1, F8_E5M2=1, F8_E8M0=1)
 
@@ -187,7 +188,7 @@ def answers():
 
 def main():
     shutil.rmtree(SEEDS, ignore_errors=True)
-    for target in ("safetensors", "gguf", "quantised", "qpc", "plugin_answer", "plugin_file"):
+    for target in ("image", "safetensors", "gguf", "quantised", "qpc", "plugin_answer", "plugin_file"):
         (SEEDS / target).mkdir(parents=True)
 
     for name, answer in answers().items():
@@ -274,6 +275,13 @@ def main():
     write("qpc", "cards-with-a-gap", container([("mdp_meta_info", b"{}"), ("QAicGraph_slice01", container(segments))]))
     write("qpc", "io-descriptor", io_desc([("input_ids", 7, 0, [1, 4]), ("x_InternalRetainedState", 11, 1, [2])]))
     write("qpc", "io-descriptor-without-a-set", io_desc([], selected=False))
+
+    # Images of the tests: each form of file, and one that is cut off.
+    for name in ("grey.png", "palette-clear.png", "rgba16.png", "turned.jpg", "jpeg/411.jpg", "jpeg/cmyk.jpg", "jpeg/ycck.jpg",
+                 "jpeg/progressive-422.jpg", "jpeg/restarts-444.jpg"):
+        data = (IMAGES / name).read_bytes()
+        write("image", Path(name).stem, data)
+    write("image", "cut", data[:-40])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ fn seeds_of_the_fuzz_targets_are_replayed() -> Result<()> {
     seeds("safetensors")?.iter().for_each(|seed| folder.safetensors(seed));
     seeds("gguf")?.iter().for_each(|seed| folder.gguf(seed));
     seeds("quantised")?.iter().for_each(|seed| folder.quantised(seed));
+    seeds("image")?.iter().for_each(|seed| harness::image(seed));
     seeds("qpc")?.iter().for_each(|seed| harness::qpc(seed));
     seeds("plugin_answer")?.iter().for_each(|seed| harness::plugin_answer(seed));
     seeds("plugin_file")?.iter().for_each(|seed| harness::plugin_file(seed));

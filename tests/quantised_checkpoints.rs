@@ -4,47 +4,24 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use qeff::scratch::{Scratch, Stored as StoredTensor};
-use qeff::{cases, compare, continue_all, describe, engines, fixture, fixtures_of, options};
+use qeff::{check_stored, fixture, fixtures_of};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::describe::DescribeOptions;
-use qeff_host::forms::{Stored, WeightForms};
+use qeff_host::forms::Stored;
 use qeff_host::plugins::Registry;
-use qeff_host::prepare::{self, CpuOptions};
 use safetensors::Dtype;
 use serde_json::{Value as Json, json};
 
 fn for_each(check: impl Fn(&str) -> Result<()>) {
     let names: Vec<_> = fixtures_of("quantised").into_iter().filter(|name| fixture(name).is_dir()).collect();
-    assert!(names.len() > 15, "{names:?}");
-    let failures: Vec<_> =
-        names.iter().filter_map(|name| check(name).err().map(|error| format!("{name}: {error:#}"))).collect();
-    assert!(failures.is_empty(), "{} of {} fixtures:\n{}", failures.len(), names.len(), failures.join("\n"));
-}
-
-/// Runs the prompts of a fixture on the checkpoint in `dir`; how many weights were kept in blocks.
-fn check_with(dir: &Path, name: &str, stored: Stored) -> Result<usize> {
-    let checkpoint = Checkpoint::open(dir)?;
-    let model = describe(&checkpoint)?;
-    let forms = WeightForms { stored, ..WeightForms::default() };
-    let mut kept = 0;
-    for case in cases(&fixture(name))? {
-        let context = case.prompt.len() + case.greedy.len();
-        for engine in engines()? {
-            let how = CpuOptions { forms, ..options(&*engine, 1, context) };
-            let mut ready = prepare::cpu(&model, &checkpoint.weights, how)?;
-            let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
-            compare(&case, &got[0]).with_context(|| engine.name())?;
-            kept = ready.quantised.kept.values().sum();
-        }
-    }
-    Ok(kept)
+    qeff::for_each(&names, 15, check);
 }
 
 /// Dense and in blocks, the checkpoint in `dir` gives the logits of the fixture.
 fn check(dir: &Path, name: &str) -> Result<()> {
-    let dense = check_with(dir, name, Stored::Dequantise).context("dense")?;
-    ensure!(dense == 0, "{dense} weights were kept, though dense ones were asked for");
-    check_with(dir, name, Stored::Keep).context("kept").map(|_| ())
+    let checkpoint = Checkpoint::open(dir)?;
+    check_stored(&checkpoint, name, Stored::Dequantise).context("dense")?;
+    check_stored(&checkpoint, name, Stored::Keep).context("kept").map(drop)
 }
 
 #[test]
@@ -69,7 +46,7 @@ fn integers_are_kept() -> Result<()> {
         ("quantised/fp8-block", 0),
         ("quantised/mxfp4", 0),
     ] {
-        let kept = check_with(&fixture(name), name, Stored::Keep)?;
+        let kept = check_stored(&Checkpoint::open(&fixture(name))?, name, Stored::Keep)?;
         ensure!(kept == all, "{name}: {kept} weights were kept, expected {all}");
     }
     Ok(())

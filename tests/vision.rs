@@ -9,9 +9,10 @@ use qeff_host::vision::{ImageProcessor, Rgb, Size};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-/// Calls `check` with every tensor whose name begins with `kind`, and the rest of its name; all failures together.
-fn each(kind: &str, check: impl Fn(&Path, &str, &TensorView<'_>) -> Result<()>) {
-    let dir = fixture("vision");
+/// Calls `check` with every tensor of a folder whose name begins with `kind`, and the rest of its name; all failures
+/// together.
+fn each(folder: &str, kind: &str, check: impl Fn(&Path, &str, &TensorView<'_>) -> Result<()>) {
+    let dir = fixture(folder);
     let bytes = std::fs::read(dir.join("images.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let mut count = 0;
@@ -35,21 +36,49 @@ fn compare(found: &Rgb, expected: &TensorView<'_>) -> Result<(u8, usize)> {
 }
 
 #[test]
-fn files_are_decoded_as_pillow_does() {
-    each("pixels/", |dir, file, expected| {
-        let (most, count) = compare(&Rgb::open(&dir.join(file))?, expected)?;
-        // Two decoders of JPEG need not round alike, and colours of half the resolution multiply it.
-        let jpeg = file.ends_with(".jpg");
-        let (allowed, few) = if jpeg { (4, expected.data().len() / 3) } else { (0, 0) };
-        anyhow::ensure!(most <= allowed && count <= few, "{count} bytes differ, by up to {most}");
-        Ok(())
-    });
+fn files_are_decoded_as_pillow_does_to_the_bit() {
+    for folder in ["vision", "vision/jpeg"] {
+        each(folder, "pixels/", |dir, file, expected| {
+            let found = compare(&Rgb::open(&dir.join(file))?, expected)?;
+            anyhow::ensure!(found == (0, 0), "{} bytes differ, by up to {}", found.1, found.0);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn a_jpeg_that_is_cut_off_anywhere_is_an_error() -> Result<()> {
+    for file in ["cmyk.jpg", "progressive.jpg", "restarts.jpg"] {
+        let path = fixture("vision/jpeg").join(file);
+        let bytes = std::fs::read(&path)?;
+        let opened = (0..bytes.len()).find(|&end| Rgb::decode(&bytes[..end], &path).is_ok());
+        assert_eq!(opened, None, "{file} of {} bytes", bytes.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_jpeg_with_a_wrong_byte_is_decoded_or_an_error() -> Result<()> {
+    for file in ["cmyk.jpg", "progressive.jpg", "restarts.jpg"] {
+        let path = fixture("vision/jpeg").join(file);
+        let mut bytes = std::fs::read(&path)?;
+        for at in 0..bytes.len() {
+            for wrong in [0x01, 0xff] {
+                bytes[at] ^= wrong;
+                if let Ok(image) = Rgb::decode(&bytes, &path) {
+                    assert_eq!(image.data().len() as u64, 3 * image.size().area());
+                }
+                bytes[at] ^= wrong;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]
 fn resized_as_pillow_does_to_the_bit() {
     let filters = ["lanczos", "bilinear", "bicubic", "box", "hamming"];
-    each("resized/", |dir, case, expected| {
+    each("vision", "resized/", |dir, case, expected| {
         let (filter, _) = case.split_once('/').context("a filter and a size")?;
         let number = filters.iter().position(|known| *known == filter).context("a filter")? as u64 + 1;
         let filter = Filter::from_number(number).context("a number of a filter")?;
@@ -64,7 +93,7 @@ fn resized_as_pillow_does_to_the_bit() {
 fn prepared_as_the_processors_do() {
     let configs: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(fixture("vision/cases.json")).unwrap()).unwrap();
-    each("prepared/", |dir, case, expected| {
+    each("vision", "prepared/", |dir, case, expected| {
         let (name, file) = case.split_once('/').context("a case and a file")?;
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("preprocessor_config.json"), configs[name].to_string())?;
@@ -74,9 +103,7 @@ fn prepared_as_the_processors_do() {
         anyhow::ensure!(shape == expected.shape(), "{shape:?} instead of {:?}", expected.shape());
         let numbers = expected.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let most = tiles.data.iter().zip(numbers).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        // Three levels of 255, in units of the smallest deviation.
-        let allowed = if file.ends_with(".jpg") { 3.0 / 255.0 / 0.2613 } else { 1e-6 };
-        anyhow::ensure!(most <= allowed, "numbers differ by up to {most}");
+        anyhow::ensure!(most <= 1e-6, "numbers differ by up to {most}");
         Ok(())
     });
 }

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use fs_err as fs;
 use qeff_core::weights::Checkpoint as Weights;
-use qeff_plugin_api::plugin::WeightFormat;
+use qeff_plugin_api::plugin::{HeaderNeed, PluginError, WeightFormat};
 
 use crate::plugins::Entry;
 
@@ -51,9 +52,39 @@ pub(crate) fn open(dir: &Path, formats: &[Entry<dyn WeightFormat>]) -> Result<Op
         }
     }
     Ok(match found {
-        Some((format, paths)) => Some(Weights::open_foreign(&paths, &format.item)?),
+        Some((format, paths)) => {
+            let format: Arc<dyn WeightFormat> = Arc::new(Theirs(format.clone()));
+            Some(Weights::open_foreign(&paths, &format)?)
+        }
         None => None,
     })
+}
+
+/// A format whose errors name its plugin: they come out far from here, among those of files.
+struct Theirs(Entry<dyn WeightFormat>);
+
+impl Theirs {
+    fn named(&self, error: PluginError) -> PluginError {
+        PluginError::Other(format!("plugin {}: {error}", self.0.origin))
+    }
+}
+
+impl WeightFormat for Theirs {
+    fn name(&self) -> &str {
+        self.0.item.name()
+    }
+
+    fn probe(&self, head: &[u8], file_name: &str) -> bool {
+        self.0.item.probe(head, file_name)
+    }
+
+    fn index(&self, head: &[u8], length: u64) -> Result<HeaderNeed, PluginError> {
+        self.0.item.index(head, length).map_err(|error| self.named(error))
+    }
+
+    fn decode(&self, encoding: &str, bytes: &[u8], out: &mut [u8]) -> Result<(), PluginError> {
+        self.0.item.decode(encoding, bytes, out).map_err(|error| self.named(error))
+    }
 }
 
 /// The files of a folder that may be weights, in name order.

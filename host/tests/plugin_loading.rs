@@ -6,6 +6,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use qeff_host::plugins::file::examine;
 use qeff_host::plugins::worker::WorkerOptions;
@@ -169,6 +170,28 @@ fn a_panic_is_an_error_with_message_and_place() {
     }
 }
 
+/// One plugin in this process is asked for one thing after another; valgrind watches (`.ci/valgrind`).
+#[test]
+fn in_process_one_plugin_serves_every_kind() {
+    let registry = loaded("qeff-plugin-everything", Place::InProcess);
+    let request = bag(3);
+    let entry = registry.architecture_for(&request.config, None).unwrap();
+    for _ in 0..3 {
+        let model = entry.describe(&request).unwrap();
+        let model = registry.rewrite("double").unwrap().rewrite(model, &request.tensors).unwrap();
+        registry.pooling("masked-mean").unwrap().append(model, &request.tensors).unwrap();
+        let format = &registry.formats()[0].item;
+        assert!(format.probe(b"TOY1", "x") && format.index(b"TOY1", 18).is_ok());
+        let mut out = [0; 5];
+        format.decode("plus-one", &[1, 2, 3, 4, 5], &mut out).unwrap();
+        assert_eq!(out, [0, 1, 2, 3, 4]);
+        let config = Config::parse(r#"{"width": "wide"}"#).unwrap();
+        entry.describe(&Request { config, ..bag(3) }).unwrap_err();
+    }
+    let panic = entry.describe(&bag(13)).unwrap_err().to_string();
+    check(panic, "a width of 13 is bad luck");
+}
+
 /// What is said of a file before anything of it is executed.
 fn refused(folder: &TempDir, name: &str, bytes: &[u8]) -> String {
     let path = folder.path().join(name);
@@ -294,6 +317,30 @@ fn foreign_symbols_are_refused() {
         );
         let missing = "extern int nowhere; char qeff_plugin_v1__a[512] = {1}; int *use(void) { return &nowhere; }";
         check(refused("missing", missing), "undefined symbol: nowhere");
+    }
+}
+
+/// Loading alone runs code of the file. In a worker, it can do no harm.
+#[test]
+fn constructors_are_confined_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut loading = loading(Place::Worker);
+    loading.worker.limits.wall = Duration::from_secs(2);
+    for (name, body, expected) in [
+        ("crash", "*(volatile int *)8 = 1;", "it died of SIGSEGV"),
+        ("leave", "_exit(0);", "it ended its own process with code 0"),
+        ("loop", "for (volatile int i = 0;; i++) { }", "it did not answer within 2 s and was ended"),
+        ("connect", "socket(AF_INET, SOCK_STREAM, 0);", "it made the system call `socket`, which a plugin must not"),
+        // While it is loaded, it may open the system's libraries and nothing else.
+        ("look", "if (open(\"/etc/passwd\", O_RDONLY) < 0) abort();", "it died of SIGABRT"),
+    ] {
+        let includes = "#include <fcntl.h>\n#include <stdlib.h>\n#include <sys/socket.h>\n#include <unistd.h>\n";
+        let start = format!("__attribute__((constructor)) static void start(void) {{ {body} }}");
+        let source = format!("{includes}{start}\nchar qeff_plugin_v1__a[512] = {{1}};{}", note(&manifest("a")));
+        let so = compile(&folder, name, &source, &[]);
+        let error = Registry::empty().with_loading(loading.clone()).add_file(&so).unwrap_err().to_string();
+        check(error.clone(), expected);
+        check(error, &format!("{name}.so"));
     }
 }
 

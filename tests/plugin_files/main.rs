@@ -2,6 +2,7 @@
 //! which of them are believed.
 #![cfg(target_os = "linux")]
 
+mod functions;
 mod misbehaving;
 mod same;
 mod sandbox;

@@ -43,7 +43,7 @@ fn ends_of_the_process() {
         ("overflow", "has overflowed its stack"),
         ("abort", "it died of SIGABRT"),
         ("exit", "it ended its own process with code 0"),
-        ("panic", "it panicked at tests/plugins/misbehaving/src/lib.rs:"),
+        ("panic", "it panicked at tests/plugins/misbehaving/src/behaviour.rs:"),
         ("allocate", "memory allocation of 67108864 bytes failed"),
     ] {
         check(&event(behaviour, &[]), expected);

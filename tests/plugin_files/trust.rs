@@ -130,7 +130,7 @@ fn a_pinned_plugin_may_panic_in_process() {
     user.plugins(&["add", text(&file)]).succeeds();
     let outcome = user.describe(asks_for("panic").path(), text(&file)).arg("--in-process").run();
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
-    check(&outcome.stderr, "it panicked at tests/plugins/misbehaving/src/lib.rs:");
+    check(&outcome.stderr, "it panicked at tests/plugins/misbehaving/src/behaviour.rs:");
 }
 
 #[test]

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use qeff_host::checkpoint::Checkpoint;
 use qeff_host::engines::{self, Choice, LIBRARY_VARIABLE, Located};
-use qeff_host::forms::WeightForms;
+use qeff_host::forms::{Stored, WeightForms};
 use qeff_host::generate::{self, Completion, Flow, Observer, Options, Request, Sampling};
 use qeff_host::plugins::Registry;
-use qeff_host::prepare::CpuOptions;
+use qeff_host::prepare::{self, CpuOptions};
 use qeff_host::runtime::Session;
 use qeff_host::runtime::cpu::engine::Engine;
 use qeff_plugin_api::TensorIndex;
@@ -193,4 +193,32 @@ pub fn compare_within(case: &Case, got: &Completion, tolerance: f32) -> Result<(
         ensure!(want == id, "case {} step {step}: id {id}, expected {want}", case.name);
     }
     Ok(())
+}
+
+/// Checks every fixture of `names`, of which there are more than `least`, and tells of all that fail.
+pub fn for_each(names: &[String], least: usize, check: impl Fn(&str) -> Result<()>) {
+    assert!(names.len() > least, "{names:?}");
+    let failures: Vec<_> =
+        names.iter().filter_map(|name| check(name).err().map(|error| format!("{name}: {error:#}"))).collect();
+    assert!(failures.is_empty(), "{} of {} fixtures:\n{}", failures.len(), names.len(), failures.join("\n"));
+}
+
+/// Runs the prompts of the fixture `name` on a checkpoint, its quantised weights dense or `stored` as they are, on every
+/// engine; how many weights were kept in blocks.
+pub fn check_stored(checkpoint: &Checkpoint, name: &str, stored: Stored) -> Result<usize> {
+    let model = describe(checkpoint)?;
+    let forms = WeightForms { stored, ..WeightForms::default() };
+    let mut kept = 0;
+    for case in cases(&fixture(name))? {
+        let context = case.prompt.len() + case.greedy.len();
+        for engine in engines()? {
+            let how = CpuOptions { forms, ..options(&*engine, 1, context) };
+            let mut ready = prepare::cpu(&model, &checkpoint.weights, how)?;
+            let got = continue_all(&mut ready.session, std::slice::from_ref(&case), 512)?;
+            compare(&case, &got[0]).with_context(|| engine.name())?;
+            kept = ready.quantised.kept.values().sum();
+        }
+    }
+    ensure!(stored == Stored::Keep || kept == 0, "{kept} weights were kept, though dense ones were asked for");
+    Ok(kept)
 }

@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 use qeff_core::lower::Quantised;
 
 use super::compile::args::{Numbers, numbers};
-use super::on_cards::{self, DeviceArgs, Place};
+use super::executor::DeviceArgs;
+use super::on_cards::{self, Place};
 use super::prompts::PromptArgs;
 use super::run::answer::{Asked, Ready, answer, encode};
 use super::run::wishes::WishArgs;

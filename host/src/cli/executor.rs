@@ -1,15 +1,17 @@
 //! What executes a model: an engine on the CPU, or cards.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use qeff_core::lower::Target;
 
 use super::compile::args::CardArgs;
 use super::engines::EngineArgs;
 use super::forms::FormArgs;
-use super::on_cards::DeviceArgs;
 use super::talk;
 use crate::engines::Selected;
 use crate::forms::WeightForms;
+use crate::runtime::qaic::program::DEFAULT_TIMEOUT;
 
 /// Flags of whatever executes a model.
 #[derive(Debug, clap::Args)]
@@ -55,5 +57,25 @@ impl ExecutorArgs {
             talk::say(&format!("engine: {}", selected.about));
         }
         Ok(selected)
+    }
+}
+
+/// Flags about cards at run time.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "AI 100")]
+pub(crate) struct DeviceArgs {
+    /// Give up a call that a card does not answer within this time [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    device_timeout: Option<u64>,
+}
+
+impl DeviceArgs {
+    /// Whether one of these flags was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.device_timeout.is_some()
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.device_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs)
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::ModelArgs;
 use super::forms::{self, FormArgs};
-use super::{talk, texts};
+use super::{pooling, talk};
 use crate::interrupt::Interrupts;
 use crate::linking::{Linking, Remainder};
 use crate::prepare;
@@ -161,7 +161,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         DtypeArg::F16 => Some(DType::F16),
     };
     let forms = args.forms.forms(target)?;
-    let (checkpoint, mut described) = texts::described(&args.model, args.pooling.as_deref())?;
+    let (checkpoint, mut described) = pooling::described(&args.model, args.pooling.as_deref())?;
     talk::warnings(&described.warnings);
     talk::notes(&described.notes);
     if let Some(context) = args.ctx_len {

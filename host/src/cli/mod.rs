@@ -15,6 +15,7 @@ mod inspect;
 mod loading;
 mod on_cards;
 mod plugins;
+mod pooling;
 mod prompts;
 mod run;
 mod speech;

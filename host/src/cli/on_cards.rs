@@ -9,7 +9,7 @@ use qeff_plugin_api::graph::{Model, Role};
 
 use super::compile::args::{Found, Numbers, stores};
 use super::compile::{DEFAULT_BUDGET, jobs, make, prepare_for_cards};
-use super::executor::ExecutorArgs;
+use super::executor::{DeviceArgs, ExecutorArgs};
 use super::talk;
 use crate::checkpoint::Checkpoint;
 use crate::compile::sdk::cards;
@@ -18,29 +18,9 @@ use crate::describe::Described;
 use crate::generate::Request;
 use crate::qpc::{Making, Source};
 use crate::runtime::qaic::locate::{Located, locate};
-use crate::runtime::qaic::program::{DEFAULT_TIMEOUT, Installed, read};
+use crate::runtime::qaic::program::{Installed, read};
 use crate::runtime::qaic::session::EXECUTIONS;
 use crate::runtime::qaic::{Free, OpenOptions, QaicProgram, QaicSession, placement};
-
-/// Flags about cards at run time.
-#[derive(Debug, Clone, Copy, clap::Args)]
-#[command(next_help_heading = "AI 100")]
-pub(crate) struct DeviceArgs {
-    /// Give up a call that a card does not answer within this time [default: 60].
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    device_timeout: Option<u64>,
-}
-
-impl DeviceArgs {
-    /// Whether one of these flags was given.
-    pub(crate) fn is_given(&self) -> bool {
-        self.device_timeout.is_some()
-    }
-
-    fn timeout(&self) -> Duration {
-        self.device_timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs)
-    }
-}
 
 /// Where a program is to run.
 #[derive(Debug, Clone)]

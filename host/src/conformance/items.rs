@@ -1,17 +1,23 @@
 //! Pooling heads, rewrites and weight formats.
 
+use anyhow::Result;
+use fs_err as fs;
 use qeff_core::lower::Target;
 use qeff_core::passes::Features;
-use qeff_core::weights::TensorSource;
+use qeff_core::weights::{Checkpoint as Weights, TensorSource};
 use qeff_plugin_api::blocks::embed;
-use qeff_plugin_api::build::{BuildError, GraphBuilder};
+use qeff_plugin_api::build::GraphBuilder;
 use qeff_plugin_api::graph::{Embedding, Model, Role, Task};
-use qeff_plugin_api::plugin::{HeaderNeed, PluginError, WeightFormat};
-use qeff_plugin_api::{DType, Elem, TensorIndex, TensorInfo, wire};
+use qeff_plugin_api::plugin::{HeaderNeed, PluginError, PoolingHead, WeightFormat};
+use qeff_plugin_api::{Elem, TensorIndex, wire};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use tempfile::TempDir;
 
+use super::texts::{self, Ids};
 use super::{Rows, Verdict, invalid};
 use crate::checkpoint::Checkpoint;
-use crate::plugins::{PluginsError, Registry};
+use crate::plugins::{Entry, PluginsError, Registry};
 use crate::prepare::prepare;
 
 /// A clean refusal, or what else it is.
@@ -37,13 +43,37 @@ fn lowers(model: &Model, tensors: &dyn TensorSource) -> Vec<String> {
     problems
 }
 
-/// An encoder that is one table, with or without what a head needs.
-fn encoder(tensors: &TensorIndex, hidden: bool) -> Result<Model, BuildError> {
+/// Rows and columns of a table.
+const TABLE: [usize; 2] = [5, 8];
+
+/// An encoder that is one table, with what a head needs and without.
+struct Small {
+    model: Model,
+    bare: Model,
+    weights: Weights,
+    _folder: TempDir,
+}
+
+impl Small {
+    fn new() -> Result<Self> {
+        // Most numbers are negative, so that a head that takes padding for tokens shows it.
+        let numbers = (0..TABLE.iter().product::<usize>()).map(|i| ((i * 7 % 13) as f32 - 9.0) / 4.0);
+        let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
+        let view = TensorView::new(Dtype::F32, TABLE.to_vec(), &bytes)?;
+        let folder = tempfile::Builder::new().prefix("qeff-check-").tempdir()?;
+        fs::write(folder.path().join("model.safetensors"), safetensors::serialize([("table.weight", view)], None)?)?;
+        let weights = Weights::open(folder.path())?;
+        let (model, bare) = (encoder(weights.index(), Role::Hidden)?, encoder(weights.index(), Role::Logits)?);
+        Ok(Small { model, bare, weights, _folder: folder })
+    }
+}
+
+fn encoder(tensors: &TensorIndex, puts_out: Role) -> Result<Model> {
     let g = GraphBuilder::new("main", tensors);
     let ids = g.tokens();
     g.input("attention_mask", Role::Mask, Elem::I64, ["batch_size".into(), "seq_len".into()]);
-    let words = embed(g.at("table"), ids, [5, 8], Embedding::default());
-    g.output("last_hidden_state", if hidden { Role::Hidden } else { Role::Logits }, words);
+    let words = embed(g.at("table"), ids, TABLE.map(|n| n as u64), Embedding::default());
+    g.output("last_hidden_state", puts_out, words);
     Ok(Model {
         architecture: "TableModel".into(),
         task: Task::Encoder,
@@ -54,48 +84,23 @@ fn encoder(tensors: &TensorIndex, hidden: bool) -> Result<Model, BuildError> {
     })
 }
 
-/// The table of [`encoder`].
-struct Table(TensorIndex);
-
-impl Table {
-    fn new() -> Self {
-        let info = TensorInfo { dtype: DType::F32, shape: vec![5, 8] };
-        Table([("table.weight".to_owned(), info)].into_iter().collect())
-    }
-}
-
-impl TensorSource for Table {
-    fn index(&self) -> &TensorIndex {
-        &self.0
-    }
-
-    fn lend(
-        &self,
-        _: &str,
-        elements: std::ops::Range<u64>,
-    ) -> Result<std::borrow::Cow<'_, [u8]>, qeff_core::weights::SourceError> {
-        Ok(vec![0; elements.count() * 4].into())
-    }
-}
+/// The first check of a pooling head.
+pub(super) const POOLS: &str = "pools";
 
 /// A pooling head, over a small encoder and over one that has nothing to pool.
-pub(super) fn pooling(registry: &Registry, name: &str, rows: &mut Rows<'_>) {
-    const CHECK: &str = "pools";
-    let head = match registry.pooling(name) {
-        Ok(head) => head,
-        Err(error) => return rows.fail(CHECK, error.to_string()),
+pub(super) fn pooling(head: &Entry<dyn PoolingHead>, rows: &mut Rows<'_>) {
+    let Small { model, bare, weights, _folder } = match Small::new() {
+        Ok(small) => small,
+        Err(error) => return rows.fail(POOLS, format!("the encoder of this check cannot be made: {error:#}")),
     };
-    let table = Table::new();
-    let (Ok(model), Ok(bare)) = (encoder(&table.0, true), encoder(&table.0, false)) else {
-        return rows.fail(CHECK, "the encoder of this check cannot be described");
-    };
-    let mut problems = vec![];
-    match (head.append(model.clone(), &table.0), head.append(model.clone(), &table.0)) {
+    let tensors = weights.index();
+    let (mut problems, mut pooled) = (vec![], None);
+    match (head.append(model.clone(), tensors), head.append(model, tensors)) {
         (Ok(one), Ok(two)) => {
             if wire::encode(&one) != wire::encode(&two) {
                 problems.push("asked again, it answers otherwise".to_owned());
             }
-            problems.extend(invalid(&one, &table.0).map(|findings| format!("the model is invalid: {findings}")));
+            problems.extend(invalid(&one, tensors).map(|findings| format!("the model is invalid: {findings}")));
             if problems.is_empty() {
                 let program = one.programs.iter().find(|program| program.output(Role::Pooled).is_some());
                 match program.and_then(|program| Some((program, program.output(Role::Pooled)?))) {
@@ -108,16 +113,24 @@ pub(super) fn pooling(registry: &Registry, name: &str, rows: &mut Rows<'_>) {
                     }
                     None => problems.push("it adds no output of role pooled".into()),
                 }
-                problems.extend(lowers(&one, &table));
+                problems.extend(lowers(&one, &weights));
             }
+            pooled = Some(one);
         }
         (Err(error), _) | (_, Err(error)) => problems.push(error.to_string()),
     }
-    match head.append(bare, &table.0) {
+    match head.append(bare, tensors) {
         Ok(_) => problems.push("it pools a model that has no hidden states".into()),
         Err(error) => problems.extend(refusal(&error).err()),
     }
-    rows.judge(CHECK, &problems, "an encoder, for both targets; one without hidden states is refused");
+    rows.judge(POOLS, &problems, "an encoder, for both targets; one without hidden states is refused");
+    // What is no model cannot be run.
+    if let Some(pooled) = pooled.filter(|_| problems.is_empty()) {
+        match texts::agree(&pooled, &weights, Ids { vocab: TABLE[0] as u64, padding: 0 }) {
+            Ok(how) => rows.pass("runs", how),
+            Err(error) => rows.fail("runs", format!("{error:#}")),
+        }
+    }
 }
 
 /// A rewrite, over the checkpoint's model and over one of another kind.
@@ -127,12 +140,12 @@ pub(super) fn rewrite(registry: &Registry, name: &str, described: Option<(&Model
         Ok(rewrite) => rewrite,
         Err(error) => return rows.fail(CHECK, error.to_string()),
     };
-    let table = Table::new();
     let mut problems = vec![];
-    if let Ok(other) = encoder(&table.0, true) {
-        match rewrite.rewrite(other, &table.0) {
-            Ok(model) => problems
-                .extend(invalid(&model, &table.0).map(|findings| format!("an encoder becomes invalid: {findings}"))),
+    if let Ok(Small { model: other, weights, .. }) = Small::new() {
+        match rewrite.rewrite(other, weights.index()) {
+            Ok(model) => problems.extend(
+                invalid(&model, weights.index()).map(|findings| format!("an encoder becomes invalid: {findings}")),
+            ),
             Err(error) => problems.extend(refusal(&error).err()),
         }
     }

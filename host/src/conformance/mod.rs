@@ -10,7 +10,8 @@
 //! | `describing` | an architecture, for a checkpoint: again, in another order, with other tensors beside |
 //! | `hostile` | an architecture, for configs that nobody should write |
 //! | `features` | nobody: every pass, target and storage form over the description |
-//! | `running` | nobody: the CPU engine, for prompts alone, in chunks and together |
+//! | `running` | nobody: the CPU engine, for prompts alone, in chunks and together, or for texts |
+//! | `texts` | nobody: the CPU engine, for texts alone, again and together |
 //! | `items` | pooling heads, rewrites, weight formats |
 //!
 //! This module prints nothing, and knows no plugin.
@@ -20,6 +21,7 @@ mod features;
 mod hostile;
 mod items;
 mod running;
+mod texts;
 
 use qeff_core::validate::validate;
 use qeff_plugin_api::TensorIndex;
@@ -122,15 +124,15 @@ pub fn check(registry: &Registry, plugin: &Listed, choice: &str, checkpoint: Opt
     }
     let described = described.as_ref().zip(checkpoint);
     for name in &plugin.pooling {
-        items::pooling(
-            registry,
-            &format!("{}:{name}", plugin.name),
-            &mut Rows { subject: name.clone(), all: &mut all },
-        );
+        let mut rows = Rows { subject: name.clone(), all: &mut all };
+        match registry.pooling(&format!("{choice}:{name}")) {
+            Ok(head) => items::pooling(&head, &mut rows),
+            Err(error) => rows.fail(items::POOLS, error.to_string()),
+        }
     }
     for name in &plugin.rewrites {
         let mut rows = Rows { subject: name.clone(), all: &mut all };
-        items::rewrite(registry, &format!("{}:{name}", plugin.name), described, &mut rows);
+        items::rewrite(registry, &format!("{choice}:{name}"), described, &mut rows);
     }
     for format in registry.formats().iter().filter(|format| format.origin.source.to_string() == plugin.source) {
         let mut rows = Rows { subject: format.item.name().to_owned(), all: &mut all };

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use qeff_plugin_api::blocks::Bias;
 use qeff_plugin_api::blocks::decoder::{Decoder, Defaults};
+use qeff_plugin_api::build::{GraphBuilder, Value};
 use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::{Model, Role};
-use qeff_plugin_api::plugin::{Fit, HeaderNeed, PluginError, Request, StoredBlock, StoredTensor, WeightFormat};
+use qeff_plugin_api::plugin::{
+    Fit, HeaderNeed, PluginError, PoolingHead, Request, StoredBlock, StoredTensor, WeightFormat,
+};
 use qeff_plugin_api::{DType, TensorInfo};
 
 use super::*;
@@ -173,6 +176,106 @@ fn a_value_of_the_wrong_type_must_not_be_taken() {
 #[test]
 fn a_model_without_logits_does_not_run() {
     found_out(Fault::NoLogits, "runs", "it puts out no logits of a known width");
+}
+
+fn open(fixture: &str) -> Checkpoint {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(fixture);
+    Checkpoint::open(&folder).expect("a fixture")
+}
+
+/// What is said of running the model of a fixture, after something was done to it.
+fn ran(fixture: &str, edit: impl FnOnce(&mut Model, &TensorIndex)) -> Row {
+    let (checkpoint, mut all) = (open(fixture), vec![]);
+    let tensors = checkpoint.weights.index();
+    let entry = Registry::builtin().architecture_for(&checkpoint.config, None).expect("an architecture");
+    let (mut model, _) = describe(&entry, &checkpoint.config.to_text(), tensors).expect("a description");
+    edit(&mut model, tensors);
+    running::check(&model, &checkpoint, &mut Rows { subject: fixture.into(), all: &mut all });
+    all.remove(0)
+}
+
+#[test]
+fn encoders_run() {
+    for (fixture, width) in
+        [("bert", 32), ("bert-cls", 3), ("roberta-padding", 36), ("deberta-v2", 32), ("modernbert", 32), ("qwen3", 32)]
+    {
+        let row = ran(&format!("encoders/{fixture}"), |_, _| {});
+        let expected = format!("3 texts alone, again, and together: {width} numbers agree within ");
+        assert!(row.verdict == Verdict::Pass && row.detail.starts_with(&expected), "{fixture}: {row:?}");
+    }
+    let row = ran("wav2vec2/base", |_, _| {});
+    let expected = (Verdict::Skipped, "only tokens and texts are tried, and this is ctc");
+    assert_eq!((row.verdict, row.detail.as_str()), expected);
+}
+
+/// Puts out the value that `make` makes of the hidden states instead of these.
+fn instead(
+    model: &mut Model,
+    tensors: &TensorIndex,
+    make: impl for<'g> FnOnce(&'g GraphBuilder, Value<'g>) -> Value<'g>,
+) {
+    let mut program = model.programs.remove(0);
+    let place = program.outputs.iter().position(|output| output.role == Role::Hidden).expect("hidden states");
+    let hidden = program.outputs.remove(place).value;
+    let g = GraphBuilder::resume(program, tensors);
+    g.output("hidden", Role::Hidden, make(&g, g.existing(hidden)));
+    model.programs.insert(0, g.finish().expect("a program"));
+}
+
+#[test]
+fn an_encoder_whose_texts_see_each_other_is_found_out() {
+    let row = ran("encoders/bert", |model, tensors| {
+        instead(model, tensors, |g, hidden| {
+            let at = g.at("mixed");
+            at.add(hidden, at.reduce("ReduceMax", hidden, &[0]))
+        });
+    });
+    let expected = "text 0 beside others is not what it is alone: numbers differ by ";
+    assert!(row.verdict == Verdict::Fail && row.detail.starts_with(expected), "{row:?}");
+}
+
+/// Adds a vector that is made without a look at the mask.
+struct Maskless;
+
+impl PoolingHead for Maskless {
+    fn name(&self) -> &str {
+        "maskless"
+    }
+
+    fn append(&self, mut model: Model, tensors: &TensorIndex) -> Result<Model, PluginError> {
+        let program = model.programs.remove(0);
+        let hidden = program.output(Role::Hidden).map(|output| output.value);
+        let hidden = hidden.ok_or_else(|| PluginError::Other("no hidden states".into()))?;
+        let g = GraphBuilder::resume(program, tensors);
+        let at = g.at("pooling");
+        let most = at.squeeze(at.reduce("ReduceMax", g.existing(hidden), &[1]), &[1]);
+        g.output("pooled", Role::Pooled, most);
+        model.programs.push(g.finish()?);
+        Ok(model)
+    }
+}
+
+/// What is said of a pooling head: verdicts and words.
+fn pooled(head: Entry<dyn PoolingHead>) -> Vec<(&'static str, Verdict, String)> {
+    let mut all = vec![];
+    items::pooling(&head, &mut Rows { subject: "head".into(), all: &mut all });
+    all.into_iter().map(|row| (row.check, row.verdict, row.detail)).collect()
+}
+
+#[test]
+fn pooling_heads_run() {
+    let registry = Registry::builtin();
+    for name in ["mean", "max", "cls", "last", "weighted-mean", "mean-sqrt-len"] {
+        let rows = pooled(registry.pooling(name).expect("a head"));
+        let [(_, Verdict::Pass, _), ("runs", Verdict::Pass, said)] = rows.as_slice() else {
+            panic!("{name}: {rows:?}")
+        };
+        assert!(said.starts_with("3 texts alone, again, and together: 8 numbers agree within "), "{name}: {said}");
+    }
+    let origin = Origin { plugin: "maskless".into(), source: Source::BuiltIn, version: "1.0.0".into() };
+    let rows = pooled(Entry { origin: Arc::new(origin), item: Arc::new(Maskless) });
+    let [(_, Verdict::Pass, _), ("runs", Verdict::Fail, said)] = rows.as_slice() else { panic!("{rows:?}") };
+    assert!(said.contains("beside others is not what it is alone"), "{said}");
 }
 
 /// Takes anything for its own, and asks for what it was shown.

@@ -14,6 +14,7 @@
 
 pub mod batches;
 pub mod encoder;
+mod fields;
 pub mod pooling;
 pub mod ready;
 pub mod recipe;

@@ -20,8 +20,11 @@ const ALIASES: &[(&str, &str)] =
 /// The heads that a user's words mean: names between commas, none for `none`.
 pub fn heads(words: &str) -> Vec<String> {
     let head = |word: &str| {
-        let word = word.trim().replace('_', "-");
-        ALIASES.iter().find(|(alias, _)| *alias == word).map_or(word, |(_, name)| (*name).to_owned())
+        // A head of one plugin is `PLUGIN:NAME`, and a plugin's path is left as it is.
+        let (plugin, word) = word.trim().rsplit_once(':').map_or(("", word.trim()), |(plugin, word)| (plugin, word));
+        let word = word.replace('_', "-");
+        let name = ALIASES.iter().find(|(alias, _)| *alias == word).map_or(word.as_str(), |(_, name)| name);
+        if plugin.is_empty() { name.to_owned() } else { format!("{plugin}:{name}") }
     };
     words.split(',').map(head).filter(|head| head != NONE).collect()
 }
@@ -77,5 +80,6 @@ mod tests {
         assert_eq!(heads("mean"), ["mean"]);
         assert_eq!(heads("cls, weightedmean,mean_sqrt_len_tokens"), ["cls", "weighted-mean", "mean-sqrt-len"]);
         assert_eq!(heads("none"), Vec::<String>::new());
+        assert_eq!(heads("./my_pool.so:mean_sqrt_len, acme:lasttoken"), ["./my_pool.so:mean-sqrt-len", "acme:last"]);
     }
 }

@@ -14,8 +14,9 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
+use super::fields::{count, fields, flag};
 use super::stages::{Dense, Stage};
 use crate::checkpoint::read_json_text;
 
@@ -184,35 +185,6 @@ impl Recipe {
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             format!("--prompt-name: expected one of the checkpoint's prompts ({names}), found {name}")
         })
-    }
-}
-
-/// The fields of a JSON file, `None` if there is no such file.
-pub(super) fn fields(file: &Path) -> Result<Option<Map<String, Json>>> {
-    let Some(text) = read_json_text(file)? else { return Ok(None) };
-    match serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))? {
-        Json::Object(fields) => Ok(Some(fields)),
-        other => bail!("{}: expected an object, found {other}", file.display()),
-    }
-}
-
-/// A flag, `default` if absent.
-pub(super) fn flag(file: &Path, fields: &Map<String, Json>, field: &str, default: bool) -> Result<bool> {
-    match fields.get(field) {
-        None | Some(Json::Null) => Ok(default),
-        Some(Json::Bool(on)) => Ok(*on),
-        Some(other) => bail!("{}: `{field}`: expected true or false, found {other}", file.display()),
-    }
-}
-
-/// A whole number of 1 or more, if present.
-pub(super) fn count(file: &Path, fields: &Map<String, Json>, field: &str) -> Result<Option<u64>> {
-    match fields.get(field) {
-        None | Some(Json::Null) => Ok(None),
-        Some(value) => match value.as_u64().filter(|n| *n > 0) {
-            Some(n) => Ok(Some(n)),
-            None => bail!("{}: `{field}`: expected a whole number of 1 or more, found {value}", file.display()),
-        },
     }
 }
 

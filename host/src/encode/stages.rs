@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use qeff_core::weights::{Checkpoint as Weights, evaluate_to_vec};
 use qeff_plugin_api::{DType, WeightExpr};
 
-use super::recipe::{count, fields, flag};
+use super::fields::{count, fields, flag};
 
 /// A step after pooling.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,10 +12,9 @@ use super::PluginsError;
 use super::entry::{Entry, Origin, Source, is_path, same_file};
 use super::file::{self, PluginFile};
 use super::items::Items;
-use super::loading::{self, Loading, Place};
+use super::loading::{self, Loading, Opened, Place};
 use super::search::{Folders, shared_objects};
 use super::trust::{Standing, Trust, TrustError};
-use super::worker::Worker;
 
 /// A plugin as `plugins list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,7 +69,8 @@ pub struct Registry {
     loading: Loading,
     trust: Trust,
     remarks: Mutex<Vec<String>>,
-    workers: Mutex<Vec<(Arc<Origin>, Arc<Worker>)>>,
+    /// Everything from files, for what they have to say beside answers.
+    opened: Mutex<Vec<(Arc<Origin>, Opened)>>,
 }
 
 /// A plugin in a folder that is searched.
@@ -144,11 +144,11 @@ impl Registry {
     /// What there is to say about plugins from files since it was last asked: which are not pinned, which run without a
     /// sandbox, which print.
     pub fn take_remarks(&self) -> Vec<String> {
-        for (origin, worker) in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if let Some(error) = worker.take_unheard() {
+        for (origin, opened) in self.opened.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(error) = opened.plugin.take_unheard() {
                 self.remark(format!("plugin {origin}: {error}"));
             }
-            let printed = worker.take_printed();
+            let printed = opened.worker.as_ref().map(|worker| worker.take_printed()).unwrap_or_default();
             if !printed.is_empty() {
                 let printed: String = printed.replace('\n', " | ").chars().take(400).collect();
                 self.remark(format!("plugin {origin} printed: {printed}"));
@@ -193,13 +193,11 @@ impl Registry {
 
     fn load(&self, file: &PluginFile, origin: &Arc<Origin>, items: &mut Items) -> Result<(), PluginsError> {
         let opened = loading::open(file, &self.loading)?;
-        if let Some(worker) = opened.worker {
-            if let Some(why) = worker.unconfined() {
-                self.remark(format!("plugin {origin} runs with all your rights: {why}"));
-            }
-            self.workers.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::clone(origin), worker));
+        if let Some(why) = opened.worker.as_ref().and_then(|worker| worker.unconfined()) {
+            self.remark(format!("plugin {origin} runs with all your rights: {why}"));
         }
         items.load(&opened.plugin, origin);
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::clone(origin), opened));
         Ok(())
     }
 
@@ -321,7 +319,7 @@ impl Registry {
         if lines.is_empty() { "  nothing".to_owned() } else { lines.join("\n") }
     }
 
-    /// The pooling head called `name`, or `PLUGIN:NAME`.
+    /// The pooling head called `name`, or `PLUGIN:NAME` with a plugin's name or the path of one that is loaded.
     ///
     /// # Errors
     /// If there is none, or more than one.
@@ -331,7 +329,7 @@ impl Registry {
         find(&all, "pooling head", name, |item| item.name())
     }
 
-    /// The rewrite called `name`, or `PLUGIN:NAME`.
+    /// The rewrite called `name`, or `PLUGIN:NAME` with a plugin's name or the path of one that is loaded.
     ///
     /// # Errors
     /// If there is none, or more than one.
@@ -377,9 +375,8 @@ fn find<T: ?Sized>(
     wanted: &str,
     name_of: impl Fn(&T) -> &str,
 ) -> Result<Entry<T>, PluginsError> {
-    let (plugin, name) = wanted.split_once(':').map_or((None, wanted), |(plugin, name)| (Some(plugin), name));
-    let fits =
-        |entry: &&Entry<T>| name_of(&entry.item) == name && plugin.is_none_or(|plugin| entry.origin.plugin == plugin);
+    let (plugin, name) = wanted.rsplit_once(':').map_or((None, wanted), |(plugin, name)| (Some(plugin), name));
+    let fits = |entry: &&Entry<T>| name_of(&entry.item) == name && plugin.is_none_or(|plugin| entry.origin.is(plugin));
     let found: Vec<_> = entries.iter().filter(fits).collect();
     match found.as_slice() {
         [only] => Ok((*only).clone()),
@@ -392,7 +389,7 @@ fn find<T: ?Sized>(
         several => Err(PluginsError::Ambiguous {
             what: format!("the {kind} `{wanted}`"),
             claims: several.iter().map(|entry| entry.origin.to_string()).collect(),
-            how: "PLUGIN:NAME",
+            how: "PLUGIN:NAME, or PATH:NAME if the plugins' names are the same",
         }),
     }
 }

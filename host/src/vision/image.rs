@@ -7,10 +7,11 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::codecs::{jpeg::JpegDecoder, png::PngDecoder};
+use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
+use super::jpeg::{self, Fault};
 use super::{Size, VisionError};
 
 /// Largest file that is read, in bytes.
@@ -101,19 +102,10 @@ impl Rgb {
     /// As [`Rgb::open`].
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self, VisionError> {
         if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
-            let damaged = |error: ImageError| refused(path, "PNG", &error);
-            let limits = Limits::default();
-            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(damaged)?;
-            return pixels(decoder, path, "PNG");
+            return png(bytes, path);
         }
         if bytes.starts_with(b"\xff\xd8\xff") {
-            if !ends(bytes) {
-                let why = "it has no end: the file is cut off".into();
-                return Err(VisionError::Damaged { path: path.to_owned(), format: "JPEG", why });
-            }
-            let decoder =
-                JpegDecoder::new(Cursor::new(bytes)).map_err(|error: ImageError| refused(path, "JPEG", &error))?;
-            return pixels(decoder, path, "JPEG");
+            return jpeg(bytes, path);
         }
         Err(VisionError::Kind { path: path.to_owned(), found: looks_like(bytes).into() })
     }
@@ -130,13 +122,6 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, VisionError> {
         return Err(too_large(path, "the file", format!("{} bytes", meta.len()), format!("{MAX_FILE} bytes")));
     }
     std::fs::read(path).map_err(failed)
-}
-
-/// Whether a JPEG file has an end of image after its last scan: the decoder fills what is missing with grey, and says
-/// nothing. Neither mark can stand within a scan.
-fn ends(bytes: &[u8]) -> bool {
-    let last = |mark: [u8; 2]| bytes.windows(2).rposition(|pair| pair == mark);
-    last([0xff, 0xd9]) > last([0xff, 0xda])
 }
 
 /// What a file that is no image of ours is, by its first bytes.
@@ -159,25 +144,45 @@ fn too_large(path: &Path, what: &'static str, found: String, most: String) -> Vi
     VisionError::TooLarge { path: path.to_owned(), what, found, most }
 }
 
-fn refused(path: &Path, format: &'static str, error: &ImageError) -> VisionError {
-    VisionError::Damaged { path: path.to_owned(), format, why: error.to_string() }
+fn damaged(path: &Path, format: &'static str, why: String) -> VisionError {
+    VisionError::Damaged { path: path.to_owned(), format, why }
 }
 
-fn pixels(mut decoder: impl ImageDecoder, path: &Path, format: &'static str) -> Result<Rgb, VisionError> {
-    let damaged = |error: ImageError| refused(path, format, &error);
+fn too_many_pixels(path: &Path, size: Size) -> VisionError {
+    too_large(path, "the image", format!("{size} pixels"), format!("{MAX_PIXELS} pixels"))
+}
+
+fn jpeg(bytes: &[u8], path: &Path) -> Result<Rgb, VisionError> {
+    let decoded = jpeg::decode(bytes, MAX_PIXELS).map_err(|fault| match fault {
+        Fault::Damaged(why) => damaged(path, "JPEG", why),
+        Fault::Form(found) => VisionError::Kind { path: path.to_owned(), found },
+        Fault::TooLarge(size) => too_many_pixels(path, size),
+    })?;
+    let orientation = decoded.exif.as_deref().and_then(Orientation::from_exif_chunk);
+    Ok(upright(Rgb { size: decoded.size, data: decoded.rgb }, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+fn png(bytes: &[u8], path: &Path) -> Result<Rgb, VisionError> {
+    let failed = |error: ImageError| damaged(path, "PNG", error.to_string());
+    let mut decoder = PngDecoder::with_limits(Cursor::new(bytes), Limits::default()).map_err(failed)?;
     let (width, height) = decoder.dimensions();
     let size = Size { height, width };
     if size.area() > MAX_PIXELS {
-        return Err(too_large(path, "the image", format!("{size} pixels"), format!("{MAX_PIXELS} pixels")));
+        return Err(too_many_pixels(path, size));
     }
     if size.area() == 0 {
-        return Err(VisionError::Damaged { path: path.to_owned(), format, why: format!("it is {size} pixels") });
+        return Err(damaged(path, "PNG", format!("it is {size} pixels")));
+    }
+    // A pixel takes a bit at least, and deflate makes 1032 bytes of one at most: a small file has no need of much memory,
+    // whatever it says.
+    if size.area() / 8 / 1032 > bytes.len() as u64 {
+        return Err(damaged(path, "PNG", format!("{} bytes cannot hold {size} pixels", bytes.len())));
     }
     // Whatever cannot be read in there says nothing about the pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let colour = decoder.color_type();
     let mut raw = vec![0; size.area() as usize * usize::from(colour.bytes_per_pixel())];
-    decoder.read_image(&mut raw).map_err(damaged)?;
+    decoder.read_image(&mut raw).map_err(failed)?;
     let data = match colour {
         ColorType::Rgb8 => raw,
         ColorType::L8 => spread(&raw, 1, |p| [p[0]; 3]),

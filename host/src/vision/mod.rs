@@ -5,7 +5,7 @@
 //!
 //! | module | what it turns into what |
 //! |---|---|
-//! | [`image`] | the bytes of a file into RGB pixels |
+//! | [`image`], `jpeg` | the bytes of a file into RGB pixels |
 //! | [`resize`] | pixels into pixels of another size, as Pillow does it |
 //! | [`grid`] | the size of an image into the tiles it is cut into, and the order of their rows |
 //! | [`processor`] | RGB pixels into tiles of normalised numbers, by `preprocessor_config.json` |
@@ -25,6 +25,7 @@ pub mod family;
 mod fields;
 pub mod grid;
 pub mod image;
+mod jpeg;
 pub mod marks;
 pub mod processor;
 pub mod ready;

@@ -6,6 +6,9 @@ use qeff_plugin_api::build::{Scope, Value};
 use qeff_plugin_api::config::{Config, ConfigError};
 use qeff_plugin_api::graph::AttrValue;
 
+/// The farthest distance that is told from others: no text is that long.
+pub(crate) const FARTHEST: u64 = 1 << 17;
+
 /// What the family has beside the sizes of an encoder.
 pub(crate) struct DebertaV2 {
     /// Width of the embedding.
@@ -52,7 +55,7 @@ pub(crate) struct Convolution {
 }
 
 impl DebertaV2 {
-    pub(crate) fn read(config: &Config, c: &mut Encoder) -> Result<Self, ConfigError> {
+    pub(crate) fn read(config: &Config, c: &Encoder) -> Result<Self, ConfigError> {
         // Of a head that is not described.
         for field in ["legacy", "z_steps"] {
             config.pass_over(field);
@@ -98,6 +101,9 @@ impl Relative {
     fn read(config: &Config, positions: u64) -> Result<Self, ConfigError> {
         let above_0 = |field| Ok(config.opt_i64(field)?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0));
         let farthest = above_0("max_relative_positions")?.unwrap_or(positions);
+        if farthest > FARTHEST {
+            return Err(config.unsupported("max_relative_positions", format!("at most {FARTHEST}")));
+        }
         let buckets = above_0("position_buckets")?;
         if buckets.is_some_and(|buckets| buckets < 4 || farthest <= buckets / 2 + 1) {
             let expected = format!("4 or more, and less than twice max_relative_positions = {farthest}");

@@ -28,7 +28,9 @@ impl Architecture for DebertaV2 {
 
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
         let mut c = Encoder::read(config, &FIELDS)?;
-        let own = Config::read(config, &mut c)?;
+        let own = Config::read(config, &c)?;
+        // Nothing else ends with the positions: far distances share a row.
+        c.hard = own.learned_positions;
         Ok(c.model(&self.named(config), tensors, "deberta", |t| {
             let x = embedded(t, &c, &own);
             let relative = own.relative.as_ref().map(|how| relative::Relative::new(t, how));

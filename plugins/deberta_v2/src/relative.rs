@@ -4,7 +4,7 @@ use qeff_plugin_api::blocks::encoder::{Layer, Text, distance};
 use qeff_plugin_api::blocks::{Linear, linear};
 use qeff_plugin_api::build::Value;
 
-use crate::config::Relative as How;
+use crate::config::{FARTHEST, Relative as How};
 
 /// The table of distances, and which row a pair of tokens reads.
 pub(crate) struct Relative<'c, 'g> {
@@ -26,11 +26,15 @@ impl<'c, 'g> Relative<'c, 'g> {
         let row = |distance: i64| (distance + how.span as i64).clamp(0, 2 * how.span as i64 - 1) as u64;
         let from_query = |ahead: i64| row(-bucket(how, ahead));
         let from_key = |ahead: i64| row(bucket(how, ahead));
+        // With an odd number of buckets, the last one begins beyond where distances are said to end.
+        let ends = |far: &u64| [-1, 1].map(|side| row(side * bucket(how, *far as i64))) == [0, 2 * how.span - 1];
+        let reach = std::iter::successors(Some(how.farthest), |far| Some(far * 2).filter(|far| *far <= FARTHEST));
+        let reach = reach.into_iter().find(ends).unwrap_or(FARTHEST);
         Relative {
             how,
             table,
-            from_query: how.content_to_position.then(|| distance::rows(t, from_query)),
-            from_key: how.position_to_content.then(|| distance::rows(t, from_key)),
+            from_query: how.content_to_position.then(|| distance::rows(t, reach, from_query)),
+            from_key: how.position_to_content.then(|| distance::rows(t, reach, from_key)),
         }
     }
 

@@ -9,7 +9,6 @@ use qeff_plugin_api::graph::{
 use qeff_plugin_api::{DType, Elem, WeightExpr};
 
 use super::LowerError;
-use super::in_call::Layout;
 use super::quantised::Link;
 use super::writer::{Attr, Writer};
 
@@ -32,6 +31,15 @@ impl Reach {
     pub(super) fn whole(axis: &Dim) -> Self {
         Reach { axis: axis.clone(), context: None }
     }
+}
+
+/// In what order keys and values have their axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// `[B, S′, heads, width]`, as a call computes them.
+    TokensFirst,
+    /// `[slots, heads, rows, width]`, as a state holds them.
+    HeadsFirst,
 }
 
 /// Where the keys and values of attention are.

@@ -3,17 +3,8 @@
 use qeff_plugin_api::graph::{Attention, AttentionMask, Node, ValueId};
 
 use super::LowerError;
-use super::common::operand;
+use super::common::{Layout, operand};
 use super::writer::{Attr, Writer};
-
-/// In what order keys and values have their axes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    /// `[B, S′, heads, width]`, as a call computes them.
-    TokensFirst,
-    /// `[slots, heads, rows, width]`, as a state holds them.
-    HeadsFirst,
-}
 
 impl Writer<'_> {
     /// Attention over all of `node`'s keys. `heads_first` names a value `[B, S, heads, width]` as `[B, heads, S, width]`.

@@ -72,7 +72,8 @@ struct IndexAnswer {
 
 /// Bytes as a message.
 pub(super) fn read<M: Message + Default>(bytes: &[u8]) -> Result<M, PluginError> {
-    M::decode(bytes).map_err(|error| PluginError::Other(format!("the other side of the plugin boundary sent {error}")))
+    let unread = |error| PluginError::Other(format!("what came over the plugin boundary cannot be read: {error}"));
+    M::decode(bytes).map_err(unread)
 }
 
 fn tensor(name: &str, info: &TensorInfo) -> Tensor {

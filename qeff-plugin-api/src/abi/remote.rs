@@ -1,6 +1,6 @@
 //! The host's side: a plugin's items behind the same traits as linked ones.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prost::Message as _;
 
@@ -23,7 +23,7 @@ pub struct Plugin {
 impl Plugin {
     /// The plugin that says of itself what `manifest` holds and answers to `calls`.
     pub fn new(manifest: Manifest, calls: Arc<dyn Calls>) -> Self {
-        Plugin { manifest, remote: Arc::new(Remote { calls, retired: OnceLock::new() }) }
+        Plugin { manifest, remote: Arc::new(Remote { calls, retired: OnceLock::new(), unheard: Mutex::new(None) }) }
     }
 
     /// What the plugin says of itself.
@@ -51,6 +51,11 @@ impl Plugin {
         self.items(&self.manifest.formats, |item| Box::new(item) as _)
     }
 
+    /// What became of it when it was asked something that cannot fail, once: nobody else hears of that.
+    pub fn take_unheard(&self) -> Option<PluginError> {
+        self.remote.unheard.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn items<N: Clone, T>(&self, names: &[N], make: impl Fn(Item<N>) -> T) -> Vec<T> {
         let item = |(number, name): (u32, &N)| Item { remote: Arc::clone(&self.remote), number, name: name.clone() };
         (0..).zip(names).map(item).map(make).collect()
@@ -61,6 +66,7 @@ impl Plugin {
 struct Remote {
     calls: Arc<dyn Calls>,
     retired: OnceLock<String>,
+    unheard: Mutex<Option<PluginError>>,
 }
 
 impl std::fmt::Debug for Remote {
@@ -157,7 +163,13 @@ impl WeightFormat for Item<String> {
     }
 
     fn probe(&self, head: &[u8], file_name: &str) -> bool {
-        self.remote.call(self.number, Call::Probe { head, file_name }).is_ok_and(|answer| answer == [1])
+        self.remote.call(self.number, Call::Probe { head, file_name }).map_or_else(
+            |error| {
+                self.remote.unheard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                false
+            },
+            |answer| answer == [1],
+        )
     }
 
     fn index(&self, head: &[u8], length: u64) -> Result<HeaderNeed, PluginError> {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use self::args::{CardArgs, Found, ShapeArgs, stores};
 use super::forms::FormArgs;
-use super::{ModelArgs, talk, texts};
+use super::{ModelArgs, pooling, talk};
 use crate::artifacts::{Artifact, Digests, Waiting};
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Options, Program, Shape};
@@ -170,7 +170,7 @@ fn open(path: &std::path::Path, args: &Args) -> Result<(Checkpoint, Described)> 
         rewrite: args.rewrite.clone(),
         strict: args.strict,
     };
-    let (checkpoint, described) = texts::described(&model, args.pooling.as_deref())?;
+    let (checkpoint, described) = pooling::described(&model, args.pooling.as_deref())?;
     talk::warnings(&described.warnings);
     if !args.json {
         talk::notes(&described.notes);

@@ -6,8 +6,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value as Json, json};
 
-use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs, pool};
+use super::{Answer, Given, Opened, Request, SourceArgs, TextArgs};
 use crate::cli::executor::ExecutorArgs;
+use crate::cli::pooling::pool;
 use crate::cli::{ModelArgs, talk};
 use crate::encode::Encoded;
 use crate::encode::pooling;
@@ -122,7 +123,7 @@ fn embed(request: &Request<'_>, how: &VectorArgs, given: Vec<Given>, started: In
     let given: Vec<Given> = given.into_iter().map(|given| plan.prompted(given)).collect();
     let transformer = plan.recipe.as_ref().map_or(dir, |recipe| &recipe.transformer);
     let mut opened = Opened::new(request.model, transformer, true, started)?;
-    pool(&mut opened, request.model, &plan.heads)?;
+    pool(&mut opened.described, &opened.checkpoint, request.model, &plan.heads)?;
     let longest = plan.recipe.as_ref().and_then(|recipe| recipe.longest);
     let mut answer = opened.encode(request, &given, longest)?;
     for vector in &mut answer.encoded {

@@ -14,16 +14,13 @@ use serde_json::json;
 
 use super::compile::args::{Numbers, numbers};
 use super::executor::ExecutorArgs;
-use super::{ModelArgs, forms, on_cards, talk};
+use super::{ModelArgs, forms, on_cards, pooling, talk};
 use crate::checkpoint::Checkpoint;
 use crate::compile::Shape;
 use crate::describe::Described;
 use crate::encode::batches::Shapes;
-use crate::encode::pooling::{heads, pooled};
 use crate::encode::ready::{self, CpuOptions};
-use crate::encode::recipe::Recipe;
 use crate::encode::{Encoded, Encoder, Work};
-use crate::plugins::Registry;
 use crate::runtime::cpu::engine::Engine;
 use crate::text::{Framed, Pair, Tokenizer};
 
@@ -82,12 +79,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// Opens a checkpoint as the model it names, or, with `base`, as the model below its head.
     pub(crate) fn new(model: &ModelArgs, dir: &std::path::Path, base: bool, started: Instant) -> Result<Self> {
-        let registry = model.registry()?;
-        let mut checkpoint = Checkpoint::open_with(dir, registry.formats())?;
-        if base {
-            checkpoint.config = base_of(&checkpoint.config, &registry);
-        }
-        let described = model.describe_with(&checkpoint, &registry)?;
+        let (checkpoint, described) = pooling::open(model, dir, base)?;
         Ok(Opened { checkpoint, described, started })
     }
 
@@ -241,32 +233,6 @@ impl Metrics {
             "peak_memory_bytes": talk::peak_memory(),
         })
     }
-}
-
-/// The config under the architecture below its head, `…Model`, if a plugin knows that: what a vector is made of, whatever the
-/// checkpoint was trained for.
-fn base_of(config: &Config, registry: &Registry) -> Config {
-    let named = config.texts("architectures").unwrap_or_default();
-    let stem = named.first().and_then(|name| name.split_once("For")).map(|(stem, _)| format!("{stem}Model"));
-    let base = stem.map(|stem| config.with_architecture(&stem));
-    base.filter(|base| registry.architecture_for(base, None).is_ok()).unwrap_or_else(|| config.clone())
-}
-
-/// A checkpoint's model as it is, or with pooling heads on the model below its head.
-pub(crate) fn described(model: &ModelArgs, pooling: Option<&str>) -> Result<(Checkpoint, Described)> {
-    let Some(words) = pooling else { return model.describe() };
-    let recipe = Recipe::open(&model.model)?;
-    let transformer = recipe.as_ref().map_or(&model.model, |recipe| &recipe.transformer);
-    let mut opened = Opened::new(model, transformer, true, Instant::now())?;
-    pool(&mut opened, model, &heads(words))?;
-    Ok((opened.checkpoint, opened.described))
-}
-
-/// Pools the hidden states of a described model.
-pub(crate) fn pool(opened: &mut Opened, model: &ModelArgs, heads: &[String]) -> Result<()> {
-    let tensors = opened.checkpoint.weights.index();
-    opened.described.model = pooled(opened.described.model.clone(), heads, &model.registry()?, tensors)?;
-    Ok(())
 }
 
 /// Texts as ids, none of them too long.

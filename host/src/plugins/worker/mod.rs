@@ -118,7 +118,6 @@ struct State {
     started: Instant,
     /// What ended it.
     ended: Option<String>,
-    unheard: Option<PluginError>,
 }
 
 impl Worker {
@@ -131,7 +130,7 @@ impl Worker {
         let arena = Arena::new().map_err(StartError::Spawn)?;
         let (process, channel) = Process::spawn(&options.program).map_err(StartError::Spawn)?;
         let limits = options.limits;
-        let mut state = State { channel, process, arena, limits, started: Instant::now(), ended: None, unheard: None };
+        let mut state = State { channel, process, arena, limits, started: Instant::now(), ended: None };
         let start = Start {
             symbol: file.symbol().to_owned(),
             memory: limits.memory,
@@ -171,11 +170,6 @@ impl Worker {
         self.state().channel.take_printed()
     }
 
-    /// What became of it when it was asked something that cannot fail, once: nobody else hears of that.
-    pub fn take_unheard(&self) -> Option<PluginError> {
-        self.state().unheard.take()
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Whoever panicked while asking left a worker that is out of step; `ended` or the next reply will tell.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -190,15 +184,7 @@ impl std::fmt::Debug for Worker {
 
 impl Calls for Worker {
     fn call(&self, number: u32, call: Call<'_>) -> Result<Vec<u8>, PluginError> {
-        let mut state = self.state();
-        let cannot_fail = matches!(call, Call::Probe { .. });
-        let answer = state.call(number, call);
-        if let Err(error) = &answer
-            && cannot_fail
-        {
-            state.unheard.get_or_insert_with(|| error.clone());
-        }
-        answer
+        self.state().call(number, call)
     }
 }
 

@@ -9,22 +9,32 @@ use crate::build::{Scope, Value};
 use crate::graph::{AttrValue, Embedding, Type};
 use crate::{DType, Elem, WeightExpr};
 
-/// For each query and key the row that `row` gives for how far the key is ahead of the query: `i64[S, S]`.
-pub fn rows<'g>(t: Text<'_, 'g>, row: impl Fn(i64) -> u64) -> Value<'g> {
+/// For each query and key the row that `row` gives for how far the key is ahead of the query: `i64[S, S]`. Keys that are
+/// farther than `reach` from their query have the row of that distance.
+pub fn rows<'g>(t: Text<'_, 'g>, reach: u64, row: impl Fn(i64) -> u64) -> Value<'g> {
     let at = t.at("distances");
-    let longest = t.longest() as i64;
-    let list = list((1 - longest..longest).map(row));
+    let longest = t.is_bounded().then(|| t.longest().saturating_sub(1));
+    let farthest = longest.map_or(reach, |longest| reach.min(longest));
+    let may_be_farther = longest != Some(farthest);
+    let farthest = farthest as i64;
+    let list = list((-farthest..=farthest).map(row));
     let list = at.cast(at.weight_as(list, Elem::F32), DType::I64);
     let places = t.places();
     let ahead = at.sub(at.unsqueeze(places, &[0]), at.unsqueeze(places, &[1]));
-    at.gather(list, at.add(ahead, at.integer((longest - 1) as u32)), 0)
+    let mut index = at.add(ahead, at.integer(farthest as u32));
+    if may_be_farther {
+        let Some(ty) = index.ty() else { return index };
+        index = at.typed("Max", &[index, at.integer(0)], &[], ty.clone());
+        index = at.typed("Min", &[index, at.integer(2 * farthest as u32)], &[], ty);
+    }
+    at.gather(list, index, 0)
 }
 
 /// Rows of the table `weight[rows, heads]` at `path` by distance, as a bias of scores: `[1, heads, S, S]`.
 pub fn bias<'g>(t: Text<'_, 'g>, path: &str, count: u64, row: impl Fn(i64) -> u64) -> Value<'g> {
     let at = t.at(path);
     let heads = t.heads();
-    let values = embed(at, rows(t, row), [count, heads], Embedding::default());
+    let values = embed(at, rows(t, t.longest(), row), [count, heads], Embedding::default());
     at.unsqueeze(at.transpose(values, &[2, 0, 1]), &[0])
 }
 

@@ -54,9 +54,14 @@ impl<'c, 'g> Text<'c, 'g> {
         self.encoder.hidden
     }
 
-    /// Most tokens of a text.
+    /// Most tokens of a text, or of those in training if texts are not bounded.
     pub fn longest(self) -> u64 {
         self.encoder.positions
+    }
+
+    /// Whether no text can be longer than [`Text::longest`].
+    pub fn is_bounded(self) -> bool {
+        self.encoder.hard
     }
 
     /// `a + b`.

@@ -1,15 +1,23 @@
-//! A plugin for tests: does what no plugin should, as the field `behaviour` of its config says, and then describes a model
-//! as if nothing had happened. Its weight format does the same when it decodes, as the encoding says.
+//! A plugin for tests: does what no plugin should in whichever function it is asked to, and then answers as if nothing had
+//! happened.
+//!
+//! | function | what it does stands in |
+//! |---|---|
+//! | `recognise`, `describe` | the fields `recognise` and `behaviour` of the config |
+//! | `append`, `rewrite` | the name of a tensor: `pool: segfault`, `rewrite: loop` |
+//! | `probe`, `index`, `decode` | a line of the file: `probe: panic`, `index: sleep`, `decode: exit` |
 #![allow(unsafe_code, clippy::print_stdout, clippy::print_stderr)] // That is the point.
 
-use std::io::Write as _;
-use std::time::Duration;
+mod behaviour;
 
+use behaviour::behave;
 use qeff_plugin_api::blocks::embed;
 use qeff_plugin_api::build::GraphBuilder;
+use qeff_plugin_api::config::Config;
 use qeff_plugin_api::graph::{Embedding, Model, Role, Task};
 use qeff_plugin_api::plugin::{
-    Architecture, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, StoredBlock, StoredTensor, WeightFormat,
+    Architecture, Fit, GraphRewrite, HeaderNeed, PluginError, PoolingHead, Request, StoredBlock, StoredTensor,
+    WeightFormat,
 };
 use qeff_plugin_api::{DType, TensorIndex, TensorInfo};
 
@@ -24,6 +32,11 @@ qeff_plugin_api::register!(format: Misbehaving);
 impl Architecture for Misbehaving {
     fn names(&self) -> Vec<&str> {
         vec!["MisbehavingModel"]
+    }
+
+    fn recognise(&self, config: &Config) -> Option<Fit> {
+        behave(&config.opt_text("recognise").ok()?.unwrap_or_default());
+        Some(Fit::Exact)
     }
 
     fn describe(&self, request: &Request) -> Result<Model, PluginError> {
@@ -43,13 +56,23 @@ impl Architecture for Misbehaving {
     }
 }
 
+/// What a tensor's name asks of a function.
+fn named(tensors: &TensorIndex, function: &str) -> String {
+    tensors.iter().find_map(|(name, _)| asked(name, function)).unwrap_or_default()
+}
+
+/// What a line asks of a function: `FUNCTION: BEHAVIOUR`.
+fn asked(line: &str, function: &str) -> Option<String> {
+    Some(line.strip_prefix(function)?.strip_prefix(": ")?.to_owned())
+}
+
 impl PoolingHead for Misbehaving {
     fn name(&self) -> &str {
         "misbehaving"
     }
 
-    fn append(&self, model: Model, _: &TensorIndex) -> Result<Model, PluginError> {
-        behave("segfault");
+    fn append(&self, model: Model, tensors: &TensorIndex) -> Result<Model, PluginError> {
+        behave(&named(tensors, "pool"));
         Ok(model)
     }
 }
@@ -59,11 +82,21 @@ impl GraphRewrite for Misbehaving {
         "misbehaving"
     }
 
-    fn rewrite(&self, model: Model, _: &TensorIndex) -> Result<Model, PluginError> {
-        behave("exit");
+    fn rewrite(&self, model: Model, tensors: &TensorIndex) -> Result<Model, PluginError> {
+        behave(&named(tensors, "rewrite"));
         Ok(model)
     }
 }
+
+/// What a file asks of a function; `None` if it is no file of this format.
+fn written(head: &[u8], function: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(head);
+    let mut lines = text.lines();
+    (lines.next() == Some("misbehaving")).then(|| lines.find_map(|line| asked(line, function)).unwrap_or_default())
+}
+
+/// Bytes of the one tensor, which is a file's end.
+const TABLE: u64 = 5 * 3 * 4;
 
 impl WeightFormat for Misbehaving {
     fn name(&self) -> &str {
@@ -71,133 +104,42 @@ impl WeightFormat for Misbehaving {
     }
 
     fn probe(&self, head: &[u8], _: &str) -> bool {
-        if head == b"panic" {
-            panic!("a head that I do not like");
-        }
-        head == b"mine"
+        let asked = written(head, "probe");
+        behave(asked.as_deref().unwrap_or_default());
+        asked.is_some()
     }
 
     fn index(&self, head: &[u8], length: u64) -> Result<HeaderNeed, PluginError> {
-        let name = String::from_utf8_lossy(head).into_owned();
-        if name == "more" {
-            return Ok(HeaderNeed::More(u64::MAX));
-        }
-        behave(&name);
-        let info = TensorInfo { dtype: DType::F32, shape: vec![u64::MAX; 40] };
-        Ok(HeaderNeed::Tensors(vec![StoredTensor {
-            name,
-            info,
-            offset: u64::MAX,
-            length,
-            encoding: "x".into(),
-            block: StoredBlock { elements: 1, bytes: 1 },
+        let asked = written(head, "index").unwrap_or_default();
+        let offset = length.checked_sub(TABLE).ok_or_else(|| PluginError::Other("it is too short".into()))?;
+        let table = StoredTensor {
+            name: "table.weight".into(),
+            info: TensorInfo { dtype: DType::F32, shape: vec![5, 3] },
+            offset,
+            length: TABLE,
+            encoding: written(head, "decode").unwrap_or_default() + ".",
+            block: StoredBlock { elements: 1, bytes: 4 },
+        };
+        Ok(HeaderNeed::Tensors(vec![match asked.as_str() {
+            "ask for all there is" => return Ok(HeaderNeed::More(u64::MAX)),
+            "ask for nothing more" => return Ok(HeaderNeed::More(0)),
+            "a place without end" => StoredTensor { offset: u64::MAX, ..table },
+            "a shape without end" => {
+                StoredTensor { info: TensorInfo { dtype: DType::F32, shape: vec![u64::MAX; 40] }, ..table }
+            }
+            "a large block" => StoredTensor { block: StoredBlock { elements: 1 << 40, bytes: 4 }, ..table },
+            "an empty block" => StoredTensor { block: StoredBlock::default(), ..table },
+            other => {
+                behave(other);
+                table
+            }
         }]))
     }
 
     fn decode(&self, encoding: &str, bytes: &[u8], out: &mut [u8]) -> Result<(), PluginError> {
-        behave(encoding);
-        for (to, from) in out.iter_mut().zip(bytes.iter().cycle()) {
-            *to = !from;
-        }
+        behave(encoding.trim_end_matches('.'));
+        out.copy_from_slice(bytes);
         Ok(())
-    }
-}
-
-/// The worker's socket: a plugin that looks finds it.
-const SOCKET: libc::c_int = 3;
-
-fn say(bytes: &[u8]) {
-    // SAFETY: the bytes are there; the descriptor is only written to.
-    unsafe { libc::write(SOCKET, bytes.as_ptr().cast(), bytes.len()) };
-}
-
-#[allow(unconditional_recursion)]
-fn deeper(depth: u64) -> u64 {
-    let here = std::hint::black_box([depth; 512]);
-    deeper(depth + 1) + here[17]
-}
-
-fn behave(how: &str) {
-    match how {
-        "well" => {}
-        "segfault" => {
-            // SAFETY: there is none.
-            unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) }
-        }
-        "overflow" => println!("{}", deeper(0)),
-        "abort" => std::process::abort(),
-        "panic" => panic!("on purpose"),
-        "exit" => std::process::exit(0),
-        "loop" => loop {
-            std::hint::spin_loop();
-        },
-        "sleep" => std::thread::sleep(Duration::from_secs(3600)),
-        "allocate" => {
-            let mut all = vec![];
-            loop {
-                all.push(vec![1u8; 64 << 20]);
-            }
-        }
-        "print" => {
-            println!("hello from the plugin");
-            eprintln!("\u{1b}[31mhello once more");
-        }
-        "print without end" => loop {
-            println!("hello from the plugin");
-        },
-        "thread" => drop(std::thread::spawn(|| {}).join()),
-        // SAFETY: neither side does anything afterwards that a forked process must not do.
-        "fork" => unsafe {
-            libc::fork();
-        },
-        "execute" => drop(std::process::Command::new("/bin/true").status()),
-        "read a file" => drop(std::fs::read("/etc/passwd")),
-        "write a file" => drop(std::fs::write("/tmp/qeff-misbehaving", "was here")),
-        "list a folder" => drop(std::fs::read_dir("/").map(Iterator::count)),
-        "connect" => drop(std::net::TcpStream::connect("127.0.0.1:80")),
-        "connect locally" => drop(std::os::unix::net::UnixStream::connect("/run/x")),
-        // SAFETY: a signal to the process that asks, which no plugin may send.
-        "kill the host" => unsafe {
-            libc::kill(libc::getppid(), libc::SIGKILL);
-        },
-        // SAFETY: a limit of this process.
-        "raise limits" => unsafe {
-            let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-            libc::setrlimit(libc::RLIMIT_AS, &all);
-        },
-        // SAFETY: what it asks the kernel for is refused.
-        "trace the host" => unsafe {
-            libc::ptrace(libc::PTRACE_ATTACH, libc::getppid(), 0, 0);
-        },
-        "say garbage" => {
-            say(&9u64.to_le_bytes());
-            say(&[0xff; 9]);
-        }
-        "say nothing in a message" => say(&0u64.to_le_bytes()),
-        "announce an exabyte" => say(&(1u64 << 60).to_le_bytes()),
-        "announce and stop" => {
-            say(&1000u64.to_le_bytes());
-            behave("sleep");
-        }
-        // An answer, and another that nobody asked for: the next question gets the wrong one.
-        "answer without a model" => {
-            say(&7u64.to_le_bytes());
-            say(&[0x0a, 5, 0x0a, 3, 0xff, 0xff, 0xff]);
-        }
-        "hang up" => {
-            // SAFETY: nobody here uses the descriptor afterwards without an error.
-            unsafe { libc::close(SOCKET) };
-            behave("sleep");
-        }
-        "close all" => {
-            // SAFETY: as above.
-            (0..16).for_each(|n| unsafe {
-                libc::close(n);
-            });
-        }
-        other => {
-            let _ = writeln!(std::io::stderr(), "no such behaviour: {other}");
-        }
     }
 }
 
