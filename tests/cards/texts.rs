@@ -116,7 +116,9 @@ fn every_fixture() {
         let cases: Vec<_> = cases(name).into_iter().filter(|case| case.segments.is_none()).collect();
         let longest = cases.iter().map(|case| case.ids.len()).max().expect("a case");
         let calls = cases.len().div_ceil(2);
-        let words = |held: Held| format!("--seq-len {longest} --batch-size 2 --device-group 1 {}", held.words);
+        let words = |held: Held| {
+            format!("--seq-len {longest} --max-tokens {longest} --batch-size 2 --device-group 1 {}", held.words)
+        };
         if name.ends_with("-cls") {
             check(name, "logits", &format!("--task classify {}", words(FULL)), calls);
             check(name, "logits", &words(HALF), calls);
