@@ -155,7 +155,7 @@ fn the_stand_in_is_what_was_assumed_and_a_wrong_one_is_found_out() {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let json = outcome.json();
     let checks = json["checks"].as_array().expect("checks");
-    assert_eq!((checks.len(), &json["failed"]), (11, &0.into()));
+    assert_eq!((checks.len(), &json["failed"]), (12, &0.into()));
     assert!(checks.iter().all(|check| check["outcome"] == "holds"), "{json}");
     sdk.clean_calls();
 
@@ -163,7 +163,7 @@ fn the_stand_in_is_what_was_assumed_and_a_wrong_one_is_found_out() {
     let wrong = cards(&SimConfig { negative_rows: Negative::Wrap, ..several(2) });
     let outcome = doctor(&wrong).run();
     assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("1 of 11 checks failed on this machine"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("1 of 12 checks failed on this machine"), "{}", outcome.stderr);
     let json = outcome.json();
     let failed: Vec<_> =
         json["checks"].as_array().expect("checks").iter().filter(|check| check["outcome"] == "FAILS").collect();

@@ -13,7 +13,7 @@ use qeff_host::prepare::prepare;
 use qeff_host::text::Framed;
 use serde_json::Value as Json;
 
-use crate::{FULL, calls, cards, ids, join, qeff, run};
+use crate::{FULL, HALF, Held, calls, cards, ids, join, qeff, run};
 
 /// Every pooling head of this repository, and what the reference's vector of it is called.
 const HEADS: [(&str, &str); 7] = [
@@ -108,20 +108,24 @@ fn fixtures() -> Vec<String> {
     names
 }
 
-/// Hidden states of every token, all pooling heads at once, classes: two texts a call, which are not equally long.
+/// Hidden states of every token, all pooling heads at once, classes: two texts a call, which are not equally long. Compiled for
+/// f32 or as the reference does it.
 #[test]
 fn every_fixture() {
     for name in &fixtures() {
         let cases: Vec<_> = cases(name).into_iter().filter(|case| case.segments.is_none()).collect();
         let longest = cases.iter().map(|case| case.ids.len()).max().expect("a case");
         let calls = cases.len().div_ceil(2);
-        let words = format!("--seq-len {longest} --batch-size 2 --device-group 1 {}", FULL.words);
+        let words = |held: Held| {
+            format!("--seq-len {longest} --max-tokens {longest} --batch-size 2 --device-group 1 {}", held.words)
+        };
         if name.ends_with("-cls") {
-            check(name, "logits", &format!("--task classify {words}"), calls);
+            check(name, "logits", &format!("--task classify {}", words(FULL)), calls);
+            check(name, "logits", &words(HALF), calls);
         } else {
-            check(name, "hidden", &format!("--task embed --pooling none {words}"), calls);
+            check(name, "hidden", &format!("--task embed --pooling none {}", words(FULL)), calls);
             let heads: Vec<_> = HEADS.iter().map(|(head, _)| *head).collect();
-            check(name, "heads", &format!("--task embed --pooling {} {words}", heads.join(",")), calls);
+            check(name, "heads", &format!("--task embed --pooling {} {}", heads.join(","), words(HALF)), calls);
         }
     }
 }

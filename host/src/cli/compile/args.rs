@@ -53,7 +53,7 @@ pub(crate) struct CardArgs {
     /// Cores of each card [default: those of the cards here, else 16].
     #[arg(long, value_name = "N", visible_alias = "aic-num-cores", value_parser = clap::value_parser!(u32).range(1..=16))]
     num_cores: Option<u32>,
-    /// In what cards compute and keep states; f32 takes twice the memory and more time [default: f16].
+    /// In what cards compute and keep states [default: f16].
     #[arg(long, value_enum, value_name = "TYPE")]
     precision: Option<Precision>,
     /// Store the weights of matrix products as MXFP6.
