@@ -14,6 +14,9 @@ const PADDING: u64 = 1;
 /// Rows of the table that are used: transformers leaves the number to a default, and never asks the config.
 const BUCKETS: u64 = 32;
 
+/// Far more than any text has.
+const MOST_POSITIONS: u64 = 1 << 17;
+
 /// The family.
 pub struct MpNet;
 
@@ -27,6 +30,10 @@ impl Architecture for MpNet {
     fn describe(&self, Request { config, tensors }: &Request) -> Result<Model, PluginError> {
         let mut c = Encoder::read(config, &FIELDS)?;
         c.number_from(config, PADDING)?;
+        if c.positions > MOST_POSITIONS {
+            let expected = format!("at most {MOST_POSITIONS}: every distance of two positions is listed");
+            return Err(config.unsupported("max_position_embeddings", expected).into());
+        }
         let rows = config.count_or("relative_attention_num_buckets", BUCKETS)?;
         if rows < BUCKETS {
             let expected = format!("{BUCKETS} or more: transformers uses {BUCKETS} of them whatever stands here");
