@@ -282,6 +282,12 @@ def main():
         data = (IMAGES / name).read_bytes()
         write("image", Path(name).stem, data)
     write("image", "cut", data[:-40])
+    palette = (IMAGES / "palette-clear.png").read_bytes()
+    at = palette.index(b"PLTE")
+    length = int.from_bytes(palette[at - 4:at], "big") + 1
+    chunk = palette[at:at + 4 + length - 1] + b"\0"
+    write("image", "palette-of-a-third", palette[:at - 4] + struct.pack(">I", length) + chunk + struct.pack(">I", zlib.crc32(chunk))
+          + palette[at + length + 7:])
 
 
 if __name__ == "__main__":

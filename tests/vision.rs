@@ -107,3 +107,21 @@ fn prepared_as_the_processors_do() {
         Ok(())
     });
 }
+
+/// CLIP's class of old files may make squares of a shortest edge; transformers no longer writes the field, but reads it.
+#[test]
+fn a_shortest_edge_may_be_that_of_a_square() -> Result<()> {
+    let prepared = |class: &str, size: serde_json::Value| {
+        let folder = tempfile::tempdir()?;
+        let config = serde_json::json!({
+            "image_processor_type": class, "use_square_size": true, "size": size, "do_center_crop": false
+        });
+        std::fs::write(folder.path().join("preprocessor_config.json"), config.to_string())?;
+        let path = fixture("vision/wide.png");
+        anyhow::Ok(ImageProcessor::open(folder.path())?.prepare(&Rgb::open(&path)?, &path)?)
+    };
+    let (edge, square) = (serde_json::json!({ "shortest_edge": 14 }), serde_json::json!({ "height": 14, "width": 14 }));
+    assert_eq!(prepared("CLIPImageProcessor", edge.clone())?, prepared("CLIPImageProcessor", square.clone())?);
+    assert_ne!(prepared("LlavaImageProcessor", edge)?, prepared("LlavaImageProcessor", square)?);
+    Ok(())
+}

@@ -132,6 +132,8 @@ fn what_cannot_be_shown() {
     spoiled.edit_json("preprocessor_config.json", |json| json["resample"] = json!(0));
     let other_size = Scratch::new("llava/base");
     other_size.edit_json("preprocessor_config.json", |json| json["crop_size"] = json!({ "height": 14, "width": 14 }));
+    let uncropped = Scratch::new("llava/base");
+    uncropped.edit_json("preprocessor_config.json", |json| json["do_center_crop"] = json!(false));
     let on = |scratch: &Scratch| qeff("run").model(scratch.dir()).words("--max-new-tokens 1");
     let cases: Vec<(&str, Command)> = vec![
         ("no such file", show(llava(), &image("none.png"))),
@@ -151,6 +153,7 @@ fn what_cannot_be_shown() {
         ("no tokenizer", show(on(&no_tokenizer), &image("rgb.png"))),
         ("a filter that is not there", show(on(&spoiled), &image("rgb.png"))),
         ("tiles of another size", show(on(&other_size), &image("rgb.png"))),
+        ("tiles of the images' shapes", show(on(&uncropped), &image("rgb.png"))),
         ("a model that sees nothing", show(qeff("run").model(&fixture("llama/base")), &image("rgb.png"))),
         (
             "a size for a model of one",

@@ -164,6 +164,7 @@ mod tests {
             previous: None,
             latest_start: None,
             max_length: 20,
+            max_new: None,
             positions: 20,
             frames: 100,
             mels: 80,

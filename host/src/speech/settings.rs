@@ -42,6 +42,8 @@ pub struct Settings {
     pub latest_start: Option<u32>,
     /// Most tokens of a transcript, prompt included.
     pub max_length: usize,
+    /// Most tokens after the prompt, if the checkpoint says so.
+    pub max_new: Option<usize>,
     /// Positions of the decoder.
     pub positions: usize,
     /// Frames of features that the encoder takes.
@@ -51,6 +53,25 @@ pub struct Settings {
     /// Size of the vocabulary.
     pub vocab: usize,
 }
+
+/// Fields with which transformers would choose other tokens, none of which is followed here; and the number that each may be
+/// because it changes nothing.
+const NOT_FOLLOWED: &[(&str, Option<f64>)] = &[
+    ("bad_words_ids", None),
+    ("do_sample", None),
+    ("encoder_no_repeat_ngram_size", Some(0.0)),
+    ("encoder_repetition_penalty", Some(1.0)),
+    ("exponential_decay_length_penalty", None),
+    ("forced_eos_token_id", None),
+    ("guidance_scale", Some(1.0)),
+    ("min_length", Some(0.0)),
+    ("min_new_tokens", Some(0.0)),
+    ("no_repeat_ngram_size", Some(0.0)),
+    ("num_beams", Some(1.0)),
+    ("penalty_alpha", None),
+    ("repetition_penalty", Some(1.0)),
+    ("sequence_bias", None),
+];
 
 /// Frames of features that become one position of the encoder.
 pub const STRIDE: usize = 2;
@@ -74,6 +95,7 @@ impl Settings {
             Some(text) => Fields { file: "generation_config.json", json: parse("generation_config.json", text)? },
             None => config.clone(),
         };
+        generation.follow_only_known()?;
         let positions = config.size("max_target_positions")?.unwrap_or(448);
         let vocab = config.size("vocab_size")?.unwrap_or(51_865);
         let start = match generation.id("decoder_start_token_id")? {
@@ -107,6 +129,7 @@ impl Settings {
             previous,
             latest_start: generation.id("max_initial_timestamp_index")?,
             max_length: generation.size("max_length")?.unwrap_or(positions).min(positions),
+            max_new: generation.size("max_new_tokens")?,
             positions,
             frames: config.size("max_source_positions")?.unwrap_or(1_500).saturating_mul(STRIDE),
             mels: config.size("num_mel_bins")?.unwrap_or(80),
@@ -165,6 +188,24 @@ impl Fields {
         }
     }
 
+    /// Refuses [`NOT_FOLLOWED`].
+    fn follow_only_known(&self) -> Result<()> {
+        for &(key, neutral) in NOT_FOLLOWED {
+            let inert = |value: &Json| match value {
+                Json::Bool(on) => !on,
+                Json::Array(list) => list.is_empty(),
+                Json::Object(pairs) => pairs.is_empty(),
+                number => number.as_f64() == neutral && neutral.is_some(),
+            };
+            let expected = match neutral {
+                Some(neutral) => format!("{neutral} or nothing, since it is not followed: take it out to do without"),
+                None => "nothing, since it is not followed: take it out to do without".to_owned(),
+            };
+            self.get(key, &expected, |value| inert(value).then_some(()))?;
+        }
+        Ok(())
+    }
+
     fn id(&self, key: &str) -> Result<Option<u32>> {
         self.get(key, "a token id", as_id)
     }
@@ -218,4 +259,48 @@ impl Fields {
 
 fn as_id(value: &Json) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(generation: &str) -> Result<Settings> {
+        Settings::read(
+            r#"{"decoder_start_token_id": 1, "max_target_positions": 40, "vocab_size": 9}"#,
+            Some(generation),
+            &[0],
+        )
+    }
+
+    #[test]
+    fn fields_that_would_choose_other_tokens_are_refused() {
+        for (key, value) in [
+            ("repetition_penalty", "1.7"),
+            ("no_repeat_ngram_size", "2"),
+            ("num_beams", "3"),
+            ("do_sample", "true"),
+            ("forced_eos_token_id", "0"),
+            ("sequence_bias", "[[[9], 5.0]]"),
+            ("min_length", "30"),
+        ] {
+            let error = read(&format!(r#"{{"{key}": {value}}}"#)).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("generation_config.json: `{key}`: expected ")), "{error}");
+            assert!(error.ends_with(&format!("found {}", value.replace(' ', ""))), "{error}");
+        }
+        for neutral in [
+            r#"{"repetition_penalty": 1, "num_beams": 1, "do_sample": false, "bad_words_ids": [], "min_length": 0}"#,
+            r#"{"forced_eos_token_id": null, "sequence_bias": {}, "temperature": 0.7, "length_penalty": 2.0}"#,
+        ] {
+            assert!(read(neutral).is_ok(), "{neutral}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_read() {
+        let lengths = |text: &str| read(text).map(|settings| (settings.max_length, settings.max_new)).unwrap();
+        assert_eq!(lengths("{}"), (40, None));
+        assert_eq!(lengths(r#"{"max_length": 12, "max_new_tokens": 4}"#), (12, Some(4)));
+        assert_eq!(lengths(r#"{"max_length": 448}"#), (40, None));
+    }
 }

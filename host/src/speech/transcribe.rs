@@ -136,7 +136,7 @@ pub fn transcribe(
         }
         let pass = PassOptions {
             timestamps,
-            max_new_tokens: options.max_new_tokens.unwrap_or(room).min(room),
+            max_new_tokens: options.max_new_tokens.or(settings.max_new).unwrap_or(room).min(room),
             ignore_eos: false,
             keep_logits: false,
             temperature: 0.0,

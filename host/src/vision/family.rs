@@ -24,6 +24,8 @@ use crate::text::Tokenizer;
 #[derive(Debug)]
 pub struct Family {
     processor: ImageProcessor,
+    /// The size of tiles that the tower was made for, if the checkpoint says it.
+    tile: Option<Size>,
     rows: Rows,
     marks: Option<Marks>,
     /// Pictures by the hash of their file.
@@ -79,9 +81,9 @@ impl Family {
         let program = vision_program(model)?;
         let vision = checkpoint.config.object_or("vision_config", &[])?;
         let sides = vision.count_pair_or("image_size", 0)?.map(|n| u32::try_from(n).unwrap_or(0));
-        let side = Size::new(sides[0], sides[1]);
-        if side.area() > 0
-            && let Some(tile) = processor.tile_size().filter(|tile| *tile != side)
+        let side = Some(Size::new(sides[0], sides[1])).filter(|side| side.area() > 0);
+        if let (Some(side), Some(tile)) = (side, processor.tile_size())
+            && tile != side
         {
             let file = dir.join("preprocessor_config.json");
             let expected = format!("{side}, the `image_size` of config.json's `vision_config`");
@@ -114,7 +116,7 @@ impl Family {
             }
         };
         let marks = tokenizer.map(|tokenizer| Marks::open(checkpoint, tokenizer)).transpose()?;
-        Ok(Family { processor, rows, marks, read: HashMap::new() })
+        Ok(Family { processor, tile: side, rows, marks, read: HashMap::new() })
     }
 
     /// Which tokens stand for images, if there is a tokenizer.
@@ -134,6 +136,14 @@ impl Family {
         }
         let image = Rgb::decode(&bytes, path)?;
         let tiles = self.processor.prepare(&image, path)?;
+        // Where nothing is cropped, the size of a tile is the image's.
+        if let Some(side) = self.tile.filter(|side| *side != tiles.size) {
+            let why = format!(
+                "prepared without `do_center_crop` of preprocessor_config.json, they are {}, and `image_size` of config.json is {side}",
+                tiles.size
+            );
+            return Err(VisionError::Shape { path: path.to_owned(), size: image.size(), why });
+        }
         let (rows, packing) = match &self.rows {
             Rows::PerTile(rows) => (rows * tiles.count, None),
             Rows::Packed { grids, tile, patches } => {

@@ -164,6 +164,10 @@ fn jpeg(bytes: &[u8], path: &Path) -> Result<Rgb, VisionError> {
 
 fn png(bytes: &[u8], path: &Path) -> Result<Rgb, VisionError> {
     let failed = |error: ImageError| damaged(path, "PNG", error.to_string());
+    // The decoder panics on such a palette (image-rs/image-png issue 694; png 0.18.1 is the last release).
+    if let Some(odd) = palette(bytes).filter(|length| length % 3 != 0) {
+        return Err(damaged(path, "PNG", format!("its palette has {odd} bytes, which are no colours of three")));
+    }
     let mut decoder = PngDecoder::with_limits(Cursor::new(bytes), Limits::default()).map_err(failed)?;
     let (width, height) = decoder.dimensions();
     let size = Size { height, width };
@@ -198,6 +202,22 @@ fn png(bytes: &[u8], path: &Path) -> Result<Rgb, VisionError> {
         }
     };
     Ok(upright(Rgb { size, data }, orientation))
+}
+
+/// Bytes of a PNG's palette, if it has one.
+fn palette(png: &[u8]) -> Option<usize> {
+    let mut rest = png.get(8..)?;
+    loop {
+        let (&length, body) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(length)).ok()?;
+        match body.first_chunk::<4>()? {
+            b"PLTE" => return Some(length),
+            // Palettes come before pixels.
+            b"IDAT" => return None,
+            // The kind, and a checksum behind the data.
+            _ => rest = body.get(length.checked_add(8)?..)?,
+        }
+    }
 }
 
 fn spread(raw: &[u8], width: usize, colour: impl Fn(&[u8]) -> [u8; 3]) -> Vec<u8> {

@@ -9,17 +9,23 @@ fn decoded(bytes: &[u8]) -> String {
 
 /// A PNG that says it is so large, and has no pixels.
 fn huge(width: u32, height: u32) -> Vec<u8> {
-    let mut header = b"IHDR".to_vec();
-    header.extend(width.to_be_bytes());
-    header.extend(height.to_be_bytes());
-    header.extend([8, 2, 0, 0, 0]);
-    let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
-    file.extend(&header);
-    file.extend(crc(&header).to_be_bytes());
-    let data = b"IDAT\x78\x9c\x03\0\0\0\0\x01";
-    file.extend([0, 0, 0, 8]);
-    file.extend(data);
-    file.extend(crc(data).to_be_bytes());
+    png(width, height, 2, &[])
+}
+
+/// A PNG of this size and kind of colours that has no pixels; before these comes a palette, if it is not empty.
+fn png(width: u32, height: u32, colours: u8, palette: &[u8]) -> Vec<u8> {
+    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut chunk = |kind: &[u8], data: &[u8]| {
+        let body = [kind, data].concat();
+        file.extend((data.len() as u32).to_be_bytes());
+        file.extend(&body);
+        file.extend(crc(&body).to_be_bytes());
+    };
+    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, colours, 0, 0, 0]].concat());
+    if !palette.is_empty() {
+        chunk(b"PLTE", palette);
+    }
+    chunk(b"IDAT", b"\x78\x9c\x03\0\0\0\0\x01");
     file
 }
 
@@ -50,6 +56,15 @@ fn sizes_are_looked_at_before_memory_is_asked_for() {
 fn damaged_files_are_errors() {
     assert!(decoded(&huge(3, 3)).contains("the PNG image is damaged"), "{}", decoded(&huge(3, 3)));
     assert!(decoded(b"\x89PNG\r\n\x1a\n").contains("the PNG image is damaged"));
+    assert_eq!(
+        decoded(&png(1, 1, 3, &[0; 4])),
+        "x: the PNG image is damaged: its palette has 4 bytes, which are no colours of three"
+    );
+    assert!(
+        decoded(&huge(9000, 9000)).ends_with("53 bytes cannot hold 9000x9000 pixels"),
+        "{}",
+        decoded(&huge(9000, 9000))
+    );
     assert_eq!(
         decoded(b"\xff\xd8\xff\xda then nothing"),
         "x: the JPEG image is damaged: it has no end: the file is cut off"

@@ -135,7 +135,7 @@ pub(super) fn transcribe(opened: Opened<'_>) -> Result<()> {
         // The last id is chosen, not written: it needs no position.
         let bound = context.map_or(room, |context| room.min((context as usize + 1).saturating_sub(tokens.len())));
         let wanted = args.wishes.max_new_tokens.map(|n| n as usize);
-        let default = settings.max_length.saturating_sub(tokens.len());
+        let default = settings.max_new.unwrap_or(settings.max_length.saturating_sub(tokens.len()));
         let new = wanted.unwrap_or(default).min(bound);
         if let Some(wanted) = wanted.filter(|&wanted| new < wanted) {
             talk::warn(&format!("{}: the context leaves room for {new} of {wanted} new tokens", path.display()));

@@ -156,6 +156,10 @@ impl Reader<'_> {
         let size = self.fields.within("size")?;
         let field = |key| size.as_ref().map_or(Ok(None), |size| size.size(key));
         match (field("shortest_edge")?, field("height")?, field("width")?) {
+            // A field of old files, and of this class only.
+            (Some(edge), _, _) if self.class == Class::Clip && self.flag("use_square_size", false)? => {
+                Ok(Resize::To(Size::square(edge)))
+            }
             (Some(edge), _, _) if self.class != Class::Siglip => Ok(Resize::ShortestEdge(edge)),
             (_, Some(height), Some(width)) => Ok(Resize::To(Size::new(height, width))),
             _ => {
