@@ -303,6 +303,7 @@ fn over_qnn() {
     for (words, part) in [
         ("--num-speculative-tokens 0,3", "QNN compiles at most two specializations, and these are 3"),
         ("--mdp-num-partitions 2 --num-devices 2", "QNN has no such thing"),
+        ("--precision f32", "--precision f32: QNN has no such thing"),
     ] {
         let said = compile().words("--dry-run").words(words).refuses();
         assert!(said.contains(part), "{said}");

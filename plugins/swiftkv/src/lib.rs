@@ -51,22 +51,18 @@ struct Biases {
 struct Late {
     /// Number of the first one.
     first: usize,
-    /// Layers that look at the same keys and values.
+    /// Layers that look at the same keys and values; the last group may have fewer.
     group: usize,
 }
 
 impl Late {
     fn read(config: &Config, c: &Decoder) -> Result<Self, ConfigError> {
         let first = config.count("num_key_value_layers")?;
-        if first >= c.layers {
-            let expected = format!("less than num_hidden_layers = {}, so that there are late layers", c.layers);
+        if first > c.layers {
+            let expected = format!("at most num_hidden_layers = {}", c.layers);
             return Err(config.unsupported("num_key_value_layers", expected));
         }
         let group = config.count_or("key_value_group_size", 1)?;
-        if !(c.layers - first).is_multiple_of(group) {
-            let expected = format!("a divisor of the {} late layers, not {group}", c.layers - first);
-            return Err(config.unsupported("key_value_group_size", expected));
-        }
         Ok(Late { first: first as usize, group: group as usize })
     }
 
@@ -85,10 +81,10 @@ impl Late {
             let h = l.add(h, l.attend(l.heads(x, biases.attention), c.causal(), biases.attention));
             feed_forward(l, h, biases.mlp)
         });
-        let shared = stack.norm("norm_swiftkv", h);
+        let shared = (!late.is_empty()).then(|| stack.norm("norm_swiftkv", h));
         let (mut h, positions) = stack.last(h);
         for group in late.chunks(self.group) {
-            let Some(&owner) = group.first() else { continue };
+            let Some((&owner, shared)) = group.first().zip(shared) else { continue };
             let [k, v] = ["k_proj_swiftkv", "v_proj_swiftkv"]
                 .map(|name| project(owner, name, shared, c.kv_heads, c.head_dim, biases.attention));
             owner.keep(k, v, stack.positions);
