@@ -107,6 +107,19 @@ fn several_turns() {
     assert_eq!(talk["generated_ids"].as_array().expect("ids").len(), 4);
 }
 
+/// transformers' InternVL has no `image_token_index`; a file that has one means nothing by it.
+#[test]
+fn internvl_has_one_name_for_its_token() {
+    let scratch = Scratch::new("internvl/base");
+    let shown = |dir: &std::path::Path| {
+        let asked = qeff("run").model(dir).words("--json --max-new-tokens 2 --prompt x");
+        first(asked.arg("--image").arg(image("rgb.png")))["generated_ids"].clone()
+    };
+    let expected = shown(scratch.dir());
+    scratch.edit_json("config.json", |json| json["image_token_index"] = json!(5));
+    assert_eq!(shown(scratch.dir()), expected);
+}
+
 #[test]
 fn what_cannot_be_shown() {
     let llava = || qeff("run").model(&fixture("llava/base")).words("--max-new-tokens 1");
@@ -134,6 +147,8 @@ fn what_cannot_be_shown() {
     other_size.edit_json("preprocessor_config.json", |json| json["crop_size"] = json!({ "height": 14, "width": 14 }));
     let uncropped = Scratch::new("llava/base");
     uncropped.edit_json("preprocessor_config.json", |json| json["do_center_crop"] = json!(false));
+    let miscounted = Scratch::new("internvl/base");
+    miscounted.edit_json("processor_config.json", |json| json["image_seq_length"] = json!(9));
     let on = |scratch: &Scratch| qeff("run").model(scratch.dir()).words("--max-new-tokens 1");
     let cases: Vec<(&str, Command)> = vec![
         ("no such file", show(llava(), &image("none.png"))),
@@ -154,6 +169,7 @@ fn what_cannot_be_shown() {
         ("a filter that is not there", show(on(&spoiled), &image("rgb.png"))),
         ("tiles of another size", show(on(&other_size), &image("rgb.png"))),
         ("tiles of the images' shapes", show(on(&uncropped), &image("rgb.png"))),
+        ("another count of rows", show(on(&miscounted), &image("rgb.png"))),
         ("a model that sees nothing", show(qeff("run").model(&fixture("llama/base")), &image("rgb.png"))),
         (
             "a size for a model of one",

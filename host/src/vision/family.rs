@@ -111,7 +111,7 @@ impl Family {
                 Rows::PerTile(match fixed.and_then(|n| usize::try_from(n).ok()) {
                     Some(rows) => rows,
                     // The model says only that tiles stand one after the other.
-                    None => rows_of_tile(dir)?,
+                    None => rows_of_tile(checkpoint)?,
                 })
             }
         };
@@ -202,14 +202,28 @@ impl Family {
     }
 }
 
-/// Rows of a tile by the processor of text.
-fn rows_of_tile(dir: &Path) -> Result<usize, VisionError> {
-    let rows = match Fields::open(&dir.join("processor_config.json"))? {
+/// Rows of a tile by the processor of text, which have to be those that config.json says the model makes, if it does.
+fn rows_of_tile(checkpoint: &Checkpoint) -> anyhow::Result<usize> {
+    let file = checkpoint.dir.join("processor_config.json");
+    let stated = match Fields::open(&file)? {
         Some(fields) => fields.size("image_seq_length")?,
         None => None,
     };
     // What its class says where the file does not.
-    Ok(rows.unwrap_or(256) as usize)
+    let rows = u64::from(stated.unwrap_or(256));
+    let config = &checkpoint.config;
+    if config.has("downsample_ratio") {
+        let vision = config.object_or("vision_config", &[])?;
+        let [side, patch] = [("image_size", 448), ("patch_size", 14)]
+            .map(|(key, default)| vision.count_pair_or(key, default).map(|pair| pair[0]));
+        let patches = (side? / patch?.max(1)) as f64;
+        let own = (patches * f64::from(config.positive_or("downsample_ratio", 0.5)?)).powi(2).round() as u64;
+        if own != rows {
+            let expected = format!("{own}, the rows that the model of config.json makes of a tile");
+            return Err(VisionError::field(&file, "image_seq_length", expected, rows).into());
+        }
+    }
+    Ok(rows as usize)
 }
 
 /// Side of a patch: what the processor of text counts by, or else the tower's own.

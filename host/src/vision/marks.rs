@@ -3,6 +3,8 @@
 //! Where a prompt says `<image>`, or the token that the checkpoint has for images, the image's token comes once for each of
 //! its rows, in whatever the family puts around them. A prompt without such a place gets one for each image at its beginning.
 
+use qeff_plugin_api::config::{Config, ConfigError};
+
 use super::VisionError;
 use super::fields::Fields;
 use crate::checkpoint::Checkpoint;
@@ -28,12 +30,19 @@ pub struct Marks {
 /// If it does not.
 pub fn image_token(checkpoint: &Checkpoint) -> anyhow::Result<u32> {
     let config = &checkpoint.config;
-    let id = match config.opt_u64("image_token_index")? {
-        None => config.opt_u64("image_token_id")?,
-        id => id,
-    };
+    // LLaVA has both names for it; InternVL knows the second only, and whatever the first says.
+    let names = ["image_token_index", "image_token_id"];
+    let names = if is_internvl(config)? { &names[1..] } else { &names[..] };
+    let mut id = None;
+    for name in names {
+        id = id.or(config.opt_u64(name)?);
+    }
     id.and_then(|id| u32::try_from(id).ok())
         .ok_or_else(|| config.unsupported("image_token_index", "the id of the image token").into())
+}
+
+fn is_internvl(config: &Config) -> Result<bool, ConfigError> {
+    Ok(config.opt_text("model_type")?.as_deref() == Some("internvl"))
 }
 
 impl Marks {
@@ -48,7 +57,7 @@ impl Marks {
             let expected = "the id of a token that the vocabulary has";
             return Err(VisionError::field(&file, "image_token_index", expected, id).into());
         };
-        let around = if checkpoint.config.opt_text("model_type")?.as_deref() == Some("internvl") {
+        let around = if is_internvl(&checkpoint.config)? {
             let file = Fields::open(&checkpoint.dir.join("tokenizer_config.json"))?;
             let named = |key: &str, default: &str| -> Result<String, VisionError> {
                 let Some(file) = &file else { return Ok(default.to_owned()) };
