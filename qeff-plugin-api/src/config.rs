@@ -244,6 +244,14 @@ impl Config {
         self.count_up_to(key, MAX_LAYERS)
     }
 
+    /// The number of layers, ≥ 1, or `default` if absent.
+    ///
+    /// # Errors
+    /// If it is something else, or more than any model has.
+    pub fn layers_or(&self, key: &str, default: u64) -> Result<u64, ConfigError> {
+        if self.has(key) { self.layers(key) } else { Ok(default) }
+    }
+
     fn count_up_to(&self, key: &str, most: u64) -> Result<u64, ConfigError> {
         let in_range = self.opt_u64(key).ok().flatten().filter(|n| (1..=most).contains(n));
         in_range.ok_or_else(|| self.unsupported(key, format!("a whole number from 1 to {most}")))

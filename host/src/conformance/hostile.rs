@@ -137,8 +137,13 @@ fn values() -> Vec<Json> {
 }
 
 /// Whether a value is of another type than the one that stood there. Null and absence are of any, and so is a file without
-/// the field.
+/// the field. A number may stand for a list of numbers: of as many equal ones.
 fn mistyped(was: Option<&Json>, value: Option<&Json>) -> bool {
+    if let (Some(Json::Array(list)), Some(Json::Number(_))) = (was, value)
+        && list.iter().all(Json::is_number)
+    {
+        return false;
+    }
     let kind = |value: &Json| match value {
         Json::Null => None,
         Json::Bool(_) => Some(0),

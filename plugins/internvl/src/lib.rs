@@ -83,7 +83,7 @@ impl Sizes {
             vision.mentions(field);
         }
         let tower = Tower {
-            layers: vision.count_or("num_hidden_layers", 24)?,
+            layers: vision.layers_or("num_hidden_layers", 24)?,
             inner: vision.count_or("intermediate_size", 4096)?,
             heads: vision.count_or("num_attention_heads", 16)?,
             patches: Patches::read(&vision, hidden, [448, 14])?,

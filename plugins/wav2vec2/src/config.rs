@@ -114,7 +114,7 @@ impl Wav2Vec2 {
             frame_norm,
             frame_act: Activation::read(config, "feat_extract_activation", Activation::Gelu)?,
             hidden,
-            layers: if config.has("num_hidden_layers") { config.layers("num_hidden_layers")? } else { 12 },
+            layers: config.layers_or("num_hidden_layers", 12)?,
             heads,
             inner: config.count_or("intermediate_size", 3072)?,
             act: Activation::read(config, "hidden_act", Activation::Gelu)?,

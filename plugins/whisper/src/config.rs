@@ -61,7 +61,7 @@ impl Whisper {
                 return Err(config.unsupported(&heads.0, format!("a divisor of d_model = {hidden}")));
             }
             Ok(Stack {
-                layers: if config.has(&layers.0) { config.layers(&layers.0)? } else { layers.1 },
+                layers: config.layers_or(&layers.0, layers.1)?,
                 heads: count,
                 width: hidden / count,
                 inner: config.count_or(&inner.0, inner.1)?,

@@ -96,9 +96,15 @@ impl Variant<'_> {
         let shared = manifest.find("[workspace.package]").zip(manifest.find("\n[package]\n"));
         let (from, to) = shared.expect("the parts of the workspace's manifest");
         let profile = if self.profile.is_empty() { "" } else { "\n[profile.variant]\n" };
-        let (shared, settings) = (&manifest[from..to], self.profile);
+        // Cargo tells packages apart by their places within workspaces, so each has the variant's name in it: else one variant
+        // would be handed what was built for another.
+        let mut sources: BTreeMap<_, _> =
+            sources.into_iter().map(|(file, bytes)| (Path::new(self.name).join(file), bytes)).collect();
+        let members = PARTS.map(|part| format!("{}/{part}", self.name));
+        let shared = manifest[from..to].replace("path = \"", &format!("path = \"{}/", self.name));
+        let settings = self.profile;
         let dev = "[profile.dev]\ndebug = \"line-tables-only\"";
-        let head = format!("[workspace]\nresolver = \"3\"\nmembers = {PARTS:?}");
+        let head = format!("[workspace]\nresolver = \"3\"\nmembers = {members:?}");
         sources.insert("Cargo.toml".into(), format!("{head}\n\n{shared}\n{dev}\n{profile}{settings}\n").into_bytes());
         sources.insert("Cargo.lock".into(), fs::read(root().join("Cargo.lock")).expect("a lock"));
         sources

@@ -133,7 +133,7 @@ fn split<'g>(at: Scope<'g>, x: Value<'g>, heads: [u64; 2]) -> Value<'g> {
 fn read(config: &Config, class: bool, sizes: [u64; 2], act: Activation, eps: f32) -> Result<Tower, ConfigError> {
     let hidden = config.count_or("hidden_size", 768)?;
     Tower {
-        layers: config.count_or("num_hidden_layers", 12)?,
+        layers: config.layers_or("num_hidden_layers", 12)?,
         inner: config.count_or("intermediate_size", 3072)?,
         heads: config.count_or("num_attention_heads", 12)?,
         patches: Patches::read(config, hidden, sizes)?,
