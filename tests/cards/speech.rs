@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use qeff::cards::{Cards, of};
 use qeff::command::Command;
-use qeff::speech::Fixture;
+use qeff::speech::{Fixture, worst};
 use qeff::{describe, fixture, fixtures_of, tensor_rows};
 use qeff_host::runtime::qaic::QaicProgram;
 use qeff_host::speech::called::CalledDecoder;
@@ -41,17 +41,6 @@ fn opened(name: &str, cards: &Cards, words: &str) -> QaicProgram {
 
 fn list<'j>(json: &'j Json, key: &str) -> &'j [Json] {
     json[key].as_array().unwrap_or_else(|| panic!("no {key}"))
-}
-
-/// The largest difference, relative to the largest number that is expected.
-fn worst(found: &[Json], expected: &[Vec<f32>]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().flatten().fold(0f32, |most, x| most.max(x.abs()));
-    let rows = found.iter().zip(expected).map(|(found, expected)| {
-        let found = found.as_array().expect("a row").iter().map(|x| x.as_f64().expect("a number") as f32);
-        found.zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
-    });
-    rows.fold(0f32, f32::max) / largest
 }
 
 /// Ids, logits, and segments of whole recordings, in every case of the reference.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use qeff::command::Command;
+use qeff::speech::worst;
 use qeff::{fixture, tensor_rows};
 use serde_json::Value as Json;
 
@@ -20,16 +21,8 @@ fn expected(name: &str) -> Json {
     serde_json::from_str(&std::fs::read_to_string(fixture(name).join("expected.json")).unwrap()).unwrap()
 }
 
-/// The largest difference, relative to the largest number that is expected.
-fn worst(found: &Json, expected: &[Vec<f32>]) -> f32 {
-    let found = found.as_array().expect("rows");
-    assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().flatten().fold(0f32, |most, x| most.max(x.abs()));
-    let rows = found.iter().zip(expected).map(|(found, expected)| {
-        let found = found.as_array().expect("a row").iter().map(|x| x.as_f64().expect("a number") as f32);
-        found.zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
-    });
-    rows.fold(0f32, f32::max) / largest
+fn rows(json: &Json) -> &[Json] {
+    json.as_array().expect("rows")
 }
 
 #[test]
@@ -38,7 +31,7 @@ fn ctc_labels_each_frame() {
     let output = listen("run", name).words("--json --task ctc").succeeds().json()["outputs"][0].clone();
     let case = expected(name)["cases"][0].clone();
     assert_eq!((&output["ids"], &output["text"]), (&case["ids"], &case["text"]));
-    assert!(worst(&output["logits"], &tensor_rows(&fixture(name), "whole.logits").unwrap()) < 1e-4);
+    assert!(worst(rows(&output["logits"]), &tensor_rows(&fixture(name), "whole.logits").unwrap()) < 1e-4);
     // The task follows from the model, and text is what people get.
     let text = listen("run", name).succeeds().stdout;
     assert_eq!(text.trim_end(), case["text"].as_str().unwrap());
@@ -54,7 +47,7 @@ fn a_transcript_in_the_machine_form() {
     assert_eq!(output["prompt_ids"], case["prompt_ids"]);
     assert_eq!(output["generated_ids"], case["greedy_ids"]);
     assert_eq!(output["finish"], "length");
-    assert!(worst(&output["step_logits"], &tensor_rows(&fixture(name), "english.step_logits").unwrap()) < 1e-4);
+    assert!(worst(rows(&output["step_logits"]), &tensor_rows(&fixture(name), "english.step_logits").unwrap()) < 1e-4);
     assert_eq!(
         outcome.warnings(),
         ["RECORDING lasts 5.0 s; only the first 1 s are listened to: `transcribe` does all of it"]

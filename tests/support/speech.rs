@@ -196,3 +196,14 @@ impl Fixture {
         Ok(())
     }
 }
+
+/// The largest difference of rows of numbers, relative to the largest number that is expected.
+pub fn worst(found: &[Json], expected: &[Vec<f32>]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().flatten().fold(0f32, |most, x| most.max(x.abs()));
+    let rows = found.iter().zip(expected).map(|(found, expected)| {
+        let found = found.as_array().expect("a row").iter().map(|x| x.as_f64().expect("a number") as f32);
+        found.zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
+    });
+    rows.fold(0f32, f32::max) / largest
+}
